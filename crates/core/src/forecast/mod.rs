@@ -1,0 +1,237 @@
+//! Forecasts of the load of one shard: quantiles of a future curve, with a measure of their worth.
+//!
+//! [`forecast`] cleans the series, finds its seasons, lets the models compete on a rolling-origin
+//! backtest of the series' own past, and puts the winner's quantiles around its curve from the errors
+//! that the winner made there, step by step of the horizon (split conformal prediction). The models
+//! are seasonal naive, ETS and MSTL; fitting of the latter two is done by the `augurs` crate.
+//!
+//! Pure and deterministic; the cost is bounded whatever the length of the history (see
+//! [`prepare::MAX_HISTORY`] and [`skill::MAX_ORIGINS`]).
+
+pub mod auto;
+pub mod ets;
+mod guard;
+pub mod mstl;
+pub mod prepare;
+pub mod quantiles;
+pub mod seasonal_naive;
+pub mod seasons;
+pub mod skill;
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::series::Series;
+
+/// The longest horizon, in steps: no plan looks further, and it bounds memory.
+pub const MAX_HORIZON: usize = 10_000;
+
+/// Why there is no forecast.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ForecastError {
+    /// The series has no finite, non-negative value.
+    #[error("the series has no usable values")]
+    NoData,
+    /// A horizon of zero steps was asked for.
+    #[error("the horizon of a forecast must be at least one step")]
+    EmptyHorizon,
+    /// The horizon exceeds [`MAX_HORIZON`].
+    #[error("the horizon of a forecast must be at most {MAX_HORIZON} steps, not {horizon}")]
+    HorizonTooLong {
+        /// The horizon that was asked for, in steps.
+        horizon: usize,
+    },
+    /// The step of the series is not positive.
+    #[error("the step of a series must be positive, not {step} microseconds")]
+    BadStep {
+        /// The step of the series, in microseconds.
+        step: i64,
+    },
+    /// A season of zero steps was set by hand.
+    #[error("a season must be at least one step long")]
+    BadSeason,
+    /// No model has this name.
+    #[error(
+        "unknown forecast model \"{name}\"; valid models are \"auto\", \"seasonal_naive\", \"ets\", \"mstl\""
+    )]
+    UnknownModel {
+        /// The name that was given.
+        name: String,
+    },
+    /// A model needs more history than there is.
+    #[error("model \"{model}\" needs at least {needed} steps of history, not {found}")]
+    TooShort {
+        /// The name of the model.
+        model: &'static str,
+        /// The steps it needs.
+        needed: usize,
+        /// The steps there are.
+        found: usize,
+    },
+    /// A model that works on seasons was given none.
+    #[error("model \"{model}\" needs a season")]
+    NoSeason {
+        /// The name of the model.
+        model: &'static str,
+    },
+    /// Fitting failed, or gave values that are not finite.
+    #[error("model \"{model}\" does not fit this series: {reason}")]
+    DoesNotFit {
+        /// The name of the model.
+        model: &'static str,
+        /// What went wrong, in the words of the library that fits it.
+        reason: String,
+    },
+}
+
+/// A way to forecast.
+pub trait Forecaster {
+    /// The SQL name of the model.
+    fn name(&self) -> &'static str;
+
+    /// Fits the model to a series; missing values are filled first. `seasons` are lengths in steps,
+    /// ascending; those that the history is too short for are left out.
+    ///
+    /// # Errors
+    /// [`ForecastError`] if the series has no value, is too short for the model, or cannot be fitted.
+    fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError>;
+}
+
+/// A fitted model.
+pub trait Fitted {
+    /// The point forecast of the `horizon` steps after the series, finite and not negative.
+    ///
+    /// # Errors
+    /// [`ForecastError::DoesNotFit`] if the model gives a value that is not finite.
+    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError>;
+}
+
+/// Which model to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Model {
+    /// The best of the others on the series' own recent past.
+    #[default]
+    Auto,
+    /// What was measured one season ago.
+    SeasonalNaive,
+    /// Exponential smoothing with a damped trend.
+    Ets,
+    /// Seasonal decomposition with exponential smoothing of the rest.
+    Mstl,
+}
+
+impl Model {
+    /// Every model, in the order in which SQL lists them.
+    pub const ALL: [Model; 4] = [Model::Auto, Model::SeasonalNaive, Model::Ets, Model::Mstl];
+
+    /// The SQL name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Model::Auto => "auto",
+            Model::SeasonalNaive => "seasonal_naive",
+            Model::Ets => "ets",
+            Model::Mstl => "mstl",
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Model {
+    type Err = ForecastError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Model::ALL
+            .into_iter()
+            .find(|model| model.name() == name)
+            .ok_or_else(|| ForecastError::UnknownModel {
+                name: name.to_owned(),
+            })
+    }
+}
+
+/// Where the season comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Season {
+    /// Detected in the series; see [`seasons::detect`].
+    #[default]
+    Auto,
+    /// Set by hand, in steps. 1 means no season; one longer than the history is ignored.
+    Steps(usize),
+}
+
+/// What to forecast, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// How many steps ahead; 1 to [`MAX_HORIZON`].
+    pub horizon: usize,
+    /// Where the season comes from.
+    pub season: Season,
+    /// Which model to use. One that cannot be fitted to the series gives way to a simpler one.
+    pub model: Model,
+}
+
+/// A forecast: three quantiles per step. All values are finite, not negative, and
+/// `q50[i] <= q90[i] <= q99[i]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// The start of the first step, in microseconds since the Unix epoch: the end of the series.
+    pub start: i64,
+    /// The length of a step, in microseconds.
+    pub step: i64,
+    /// The median, per step.
+    pub q50: Vec<f64>,
+    /// The value that one in ten exceeds, per step.
+    pub q90: Vec<f64>,
+    /// The value that one in a hundred exceeds, per step.
+    pub q99: Vec<f64>,
+    /// The model that was used: "seasonal_naive", "ets" or "mstl".
+    pub model: String,
+    /// 1 − pinball loss / pinball loss of seasonal naive over the rolling backtest, in [-1, 1].
+    /// 0 for seasonal naive itself, and where the history is too short to tell. See [`skill::skill`].
+    pub skill: f64,
+    /// The lengths of the seasons that were used, in steps, ascending; empty if there are none.
+    pub seasons: Vec<usize>,
+}
+
+/// Forecasts the steps after the end of `series`.
+///
+/// Values that are negative or not finite count as missing. With `Model::Auto` the best of the models
+/// on the rolling backtest is taken; a model set by hand is used if it can be fitted, else the next
+/// simpler one, and [`Forecast::model`] says which.
+///
+/// # Errors
+/// [`ForecastError`] for an empty series, a horizon of 0 or beyond [`MAX_HORIZON`], a season of 0, or
+/// a step that is not positive.
+pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, ForecastError> {
+    match options.horizon {
+        0 => return Err(ForecastError::EmptyHorizon),
+        horizon if horizon > MAX_HORIZON => return Err(ForecastError::HorizonTooLong { horizon }),
+        _ => {}
+    }
+    if series.step <= 0 {
+        return Err(ForecastError::BadStep { step: series.step });
+    }
+    let history = prepare::prepare(series, options.season)?;
+    let choice = auto::choose(&history, options)?;
+    let bands = quantiles::around(&choice.points, &choice.errors);
+    let rescale = |values: Vec<f64>| values.into_iter().map(|v| history.rescale(v)).collect();
+    Ok(Forecast {
+        start: series.end(),
+        step: series.step,
+        q50: rescale(bands.q50),
+        q90: rescale(bands.q90),
+        q99: rescale(bands.q99),
+        model: choice.model.to_owned(),
+        skill: choice.skill,
+        seasons: history.seasons,
+    })
+}

@@ -1,0 +1,166 @@
+//! From a raw series to the history that the models see: clean, complete, bounded and scaled.
+
+use crate::series::{Series, fill_linearly, usable_or_nan};
+
+use super::{ForecastError, Season, seasons};
+
+/// The steps in which seasons are looked for: the last so many.
+pub const MAX_DETECTION: usize = 4_096;
+
+/// The steps that models are fitted to, at least, where there are as many: six weeks of hours.
+pub const MIN_HISTORY: usize = 1_008;
+
+/// The cycles of the longest season that models are fitted to, where that is more than [`MIN_HISTORY`].
+pub const MAX_CYCLES: usize = 8;
+
+/// The steps that models are fitted to, at most.
+pub const MAX_HISTORY: usize = MAX_DETECTION;
+
+/// A history ready for the models: no gap, within [0, 1], not longer than [`MAX_HISTORY`].
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The values, divided by `scale`; at least one.
+    pub series: Series,
+    /// Whether each value was measured; what was filled in is never used to judge a model.
+    pub observed: Vec<bool>,
+    /// What one unit of the values is, in the unit of the original series; positive.
+    pub scale: f64,
+    /// The seasons, in steps, ascending; each occurs at least once in full.
+    pub seasons: Vec<usize>,
+}
+
+impl History {
+    /// A value in the unit of the original series; finite for every finite input.
+    pub fn rescale(&self, value: f64) -> f64 {
+        (value * self.scale).clamp(0.0, f64::MAX)
+    }
+}
+
+/// Cleans a series, finds its seasons, fills its gaps and cuts it to the length that models are fitted to.
+///
+/// Gaps longer than a quarter of the shortest season are filled from one season before, others
+/// linearly. Values are divided by the largest, because MSTL works in single precision.
+///
+/// # Errors
+/// [`ForecastError::NoData`] without a usable value, [`ForecastError::BadSeason`] for a season of 0.
+pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError> {
+    if season == Season::Steps(0) {
+        return Err(ForecastError::BadSeason);
+    }
+    let recent = series.values.len().saturating_sub(MAX_DETECTION);
+    let mut values: Vec<f64> = series
+        .values
+        .iter()
+        .skip(recent)
+        .copied()
+        .map(usable_or_nan)
+        .collect();
+    let first = values
+        .iter()
+        .position(|v| !v.is_nan())
+        .ok_or(ForecastError::NoData)?;
+    values.drain(..first);
+    let largest = values
+        .iter()
+        .copied()
+        .filter(|v| !v.is_nan())
+        .fold(0.0, f64::max);
+    let scale = if largest > 0.0 { largest } else { 1.0 };
+    values.iter_mut().for_each(|v| *v /= scale);
+    let mut filled = values.clone();
+    fill_linearly(&mut filled);
+    let seasons = match season {
+        Season::Auto => seasons::detect(&filled),
+        Season::Steps(steps) if steps >= 2 && steps < values.len() => vec![steps],
+        Season::Steps(_) => Vec::new(),
+    };
+    let observed: Vec<bool> = values.iter().map(|v| !v.is_nan()).collect();
+    if let Some(season) = seasons.first() {
+        fill_from_season(&mut values, *season);
+    }
+    fill_linearly(&mut values);
+    let longest = seasons.last().copied().unwrap_or(0);
+    let keep = longest
+        .saturating_mul(MAX_CYCLES)
+        .clamp(MIN_HISTORY, MAX_HISTORY);
+    let cut = values.len().saturating_sub(keep);
+    let skipped = i64::try_from(recent + first + cut).unwrap_or(i64::MAX);
+    Ok(History {
+        series: Series {
+            start: series
+                .start
+                .saturating_add(series.step.saturating_mul(skipped)),
+            step: series.step,
+            values: values.split_off(cut),
+        },
+        observed: observed.into_iter().skip(cut).collect(),
+        scale,
+        seasons,
+    })
+}
+
+/// Fills gaps longer than a quarter of the season with the values one season earlier.
+fn fill_from_season(values: &mut [f64], season: usize) {
+    let mut index = season;
+    while index < values.len() {
+        let missing = |v: &&f64| v.is_nan();
+        let gap = values.iter().skip(index).take_while(missing).count();
+        if gap * 4 > season {
+            for at in index..index + gap {
+                let earlier = at.checked_sub(season).and_then(|i| values.get(i)).copied();
+                if let (Some(slot), Some(value)) = (values.get_mut(at), earlier) {
+                    *slot = value;
+                }
+            }
+        }
+        index += gap.max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(values: Vec<f64>) -> Series {
+        Series {
+            start: 0,
+            step: 1,
+            values,
+        }
+    }
+
+    #[test]
+    fn a_long_gap_repeats_the_season_before_it() {
+        let mut values: Vec<f64> = (0..96).map(|i| f64::from(i % 24)).collect();
+        for slot in values.iter_mut().take(70).skip(50) {
+            *slot = f64::NAN;
+        }
+        let history = prepare(&series(values), Season::Steps(24)).unwrap();
+        for (i, value) in history.series.values.iter().enumerate() {
+            assert!(
+                (history.rescale(*value) - (i % 24) as f64).abs() < 1e-9,
+                "step {i}"
+            );
+        }
+        assert_eq!(history.observed.iter().filter(|o| !**o).count(), 20);
+    }
+
+    #[test]
+    fn leading_gaps_and_old_history_are_cut() {
+        let mut values = vec![f64::NAN; 10];
+        values.extend((0..20_000).map(f64::from));
+        let history = prepare(&series(values), Season::Steps(1)).unwrap();
+        assert_eq!(history.series.len(), MIN_HISTORY);
+        assert_eq!(history.series.end(), 20_010);
+        assert_eq!(
+            history.rescale(*history.series.values.last().unwrap()),
+            19_999.0
+        );
+    }
+
+    #[test]
+    fn a_season_longer_than_the_history_is_ignored() {
+        let history = prepare(&series(vec![1.0; 10]), Season::Steps(10)).unwrap();
+        assert!(history.seasons.is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! What repart decides, apart from PostgreSQL: forecasting, planning and learning.
+//!
+//! Everything here is pure: no clock, no I/O, no randomness. The same input gives the same output,
+//! on any machine, so that a plan can be explained, replayed and tested.
+
+pub mod feedback;
+pub mod forecast;
+pub mod heat;
+pub mod plan;
+pub mod series;

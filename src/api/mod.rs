@@ -1,0 +1,9 @@
+//! The SQL functions: check rights, parse, call, shape rows.
+
+mod forecast;
+pub mod manage;
+mod migrate;
+mod observe;
+mod plan;
+pub mod regclass;
+mod shards;

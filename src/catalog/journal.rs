@@ -1,0 +1,408 @@
+//! The durable journal of migrations, `repart.journal`.
+
+use pgrx::{JsonB, pg_sys};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::bounds::Bound;
+use crate::error::{Error, Result};
+use crate::migrate::state::State;
+use crate::pg::spi;
+
+/// What kind of step a migration carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// One shard becomes several.
+    Split,
+    /// Several adjacent shards become one.
+    Merge,
+    /// The boundary between two neighbours moves.
+    Shift,
+    /// A shard changes its place.
+    Move,
+}
+
+impl Kind {
+    /// Its name in the journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Split => "split",
+            Self::Merge => "merge",
+            Self::Shift => "shift",
+            Self::Move => "move",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        [Self::Split, Self::Merge, Self::Shift, Self::Move]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Error::Internal(format!("unknown kind \"{text}\"")))
+    }
+}
+
+/// A shard that a migration replaces.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Its relation.
+    pub oid: u32,
+    /// Its schema when the migration was queued.
+    pub schema: String,
+    /// Its name when the migration was queued.
+    pub name: String,
+    /// The lowest key; `None` for MINVALUE.
+    pub lower: Bound,
+    /// The first key above; `None` for MAXVALUE.
+    pub upper: Bound,
+}
+
+impl Source {
+    /// Its relation.
+    pub fn relation(&self) -> pg_sys::Oid {
+        pg_sys::Oid::from(self.oid)
+    }
+
+    /// Its name as SQL writes it.
+    pub fn qualified(&self) -> String {
+        spi::quote_qualified_identifier(&self.schema, &self.name)
+    }
+}
+
+/// A shard that a migration makes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target {
+    /// Its name once it is visible; `None` for `<table>_<migration>_<n>`.
+    pub name: Option<String>,
+    /// The lowest key; `None` for MINVALUE.
+    pub lower: Bound,
+    /// The first key above; `None` for MAXVALUE.
+    pub upper: Bound,
+    /// Its tablespace; `None` for the source's.
+    pub tablespace: Option<String>,
+}
+
+/// What is to be done: adjacent sources become adjacent targets that cover exactly the same range.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// The sources, ascending.
+    pub sources: Vec<Source>,
+    /// The targets, ascending.
+    pub targets: Vec<Target>,
+}
+
+/// One migration.
+#[derive(Clone, Debug)]
+pub struct Migration {
+    /// Its number.
+    pub id: i64,
+    /// What it does.
+    pub kind: Kind,
+    /// The sharded table.
+    pub relation: pg_sys::Oid,
+    /// The sharded table's name when it was queued.
+    pub relation_name: String,
+    /// Sources and targets.
+    pub spec: Spec,
+    /// Where it is.
+    pub state: State,
+    /// Whether a user asked to stop it.
+    pub cancel_requested: bool,
+    /// How often a mover took it up.
+    pub attempts: i32,
+    /// Where the copy is.
+    pub position: Position,
+    /// Rows copied so far.
+    pub rows_done: i64,
+    /// Bytes copied so far.
+    pub bytes_done: i64,
+    /// Seconds spent copying so far.
+    pub copy_seconds: f64,
+    /// What the plan predicted, if it came from one.
+    pub predicted: Option<serde_json::Value>,
+    /// Seconds since a mover first took it up.
+    pub running_seconds: f64,
+    /// Milliseconds of the switch, once it was made.
+    pub pause_ms: Option<f64>,
+    /// Whether the running transaction itself queued or changed it.
+    pub is_uncommitted: bool,
+}
+
+/// How far the copy is; stored in the same transaction as the rows it speaks of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Hash of the table's definition when the targets were created.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// Which source is being copied.
+    #[serde(default)]
+    pub source: usize,
+    /// The next block of it.
+    #[serde(default)]
+    pub block: i64,
+    /// Number of blocks to copy of it, fixed when its copy began; `None` before.
+    #[serde(default)]
+    pub blocks: Option<i64>,
+    /// File of that source when its copy began: another one means that the rows were rewritten.
+    #[serde(default)]
+    pub file: u32,
+    /// Whether rows that were changed meanwhile have been taken out of the targets.
+    #[serde(default)]
+    pub deduplicated: bool,
+    /// Rows copied from each source into each target: `copied[source][target]`.
+    #[serde(default)]
+    pub copied: Vec<Vec<i64>>,
+}
+
+const COLUMNS: &str = "id, kind, relation, relation_name, spec, state, cancel_requested, attempts,
+    coalesce(position, '{}'), rows_done, bytes_done, copy_seconds, predicted,
+    coalesce(extract(epoch FROM clock_timestamp() - started_at), 0)::float8, pause_ms,
+    xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid";
+
+fn read(row: &spi::Row) -> Result<Migration> {
+    Ok(Migration {
+        id: row.get(1)?,
+        kind: Kind::parse(&row.get::<String>(2)?)?,
+        relation: row.get(3)?,
+        relation_name: row.get(4)?,
+        spec: serde_json::from_value(row.get::<JsonB>(5)?.0)?,
+        state: row.get::<String>(6)?.parse()?,
+        cancel_requested: row.get(7)?,
+        attempts: row.get(8)?,
+        position: serde_json::from_value(row.get::<JsonB>(9)?.0)?,
+        rows_done: row.get(10)?,
+        bytes_done: row.get(11)?,
+        copy_seconds: row.get(12)?,
+        predicted: row.optional::<JsonB>(13)?.map(|json| json.0),
+        running_seconds: row.get(14)?,
+        pause_ms: row.optional(15)?,
+        is_uncommitted: row.optional(16)?.unwrap_or(false),
+    })
+}
+
+/// A migration, if there is one of that number.
+pub fn find(id: i64) -> Result<Option<Migration>> {
+    spi::select_first(&format!("SELECT {COLUMNS} FROM repart.journal WHERE id = $1"), &[id.into()], read)
+}
+
+/// A migration to be queued.
+pub struct Request<'a> {
+    /// What it does.
+    pub kind: Kind,
+    /// The sharded table.
+    pub relation: pg_sys::Oid,
+    /// Sources and targets.
+    pub spec: &'a Spec,
+    /// The step of the stored plan that it carries out, if any.
+    pub plan_step: Option<(i64, i32)>,
+    /// What the plan predicted.
+    pub predicted: Option<serde_json::Value>,
+    /// Earliest start in µs since the Unix epoch; `None` for at once.
+    pub start_at: Option<i64>,
+    /// Who asked for it.
+    pub requested_by: String,
+}
+
+/// Queues a migration; returns its number.
+pub fn insert(request: Request) -> Result<i64> {
+    let (plan_id, step) = request.plan_step.unzip();
+    spi::query_value(
+        "INSERT INTO repart.journal
+             (kind, relation, relation_name, spec, plan_id, step, predicted, start_at, requested_by)
+         SELECT $1, c.oid, c.relname, $3, $4, $5, $6,
+                coalesce(pg_catalog.to_timestamp($7::float8 / 1e6), pg_catalog.now()), $8
+           FROM pg_catalog.pg_class c WHERE c.oid = $2
+         RETURNING id",
+        &[
+            request.kind.as_str().into(),
+            request.relation.into(),
+            JsonB(serde_json::to_value(request.spec)?).into(),
+            plan_id.into(),
+            step.into(),
+            request.predicted.map(JsonB).into(),
+            request.start_at.into(),
+            request.requested_by.into(),
+        ],
+    )?
+    .ok_or_else(|| Error::Internal("a migration was not queued".to_owned()))
+}
+
+/// Unfinished migrations that may start now, oldest first, with whether somebody asked to stop them.
+pub fn runnable() -> Result<Vec<i64>> {
+    spi::select(
+        "SELECT id FROM repart.journal
+          WHERE state NOT IN ('done', 'cancelled', 'failed')
+            AND (start_at <= pg_catalog.clock_timestamp() OR state <> 'queued' OR cancel_requested)
+          ORDER BY state = 'queued', start_at, id",
+        &[],
+        |row| row.get(1),
+    )
+}
+
+/// Seconds until the next queued migration may start.
+pub fn seconds_to_next_start() -> Result<Option<f64>> {
+    spi::value(
+        "SELECT greatest(extract(epoch FROM min(start_at) - pg_catalog.clock_timestamp()), 0)::float8
+           FROM repart.journal WHERE state = 'queued'",
+        &[],
+    )
+}
+
+/// Takes a migration up: counts the attempt, and notes the time of the first one.
+pub fn take_up(id: i64) -> Result<()> {
+    spi::run(
+        "UPDATE repart.journal
+            SET attempts = attempts + 1, started_at = coalesce(started_at, pg_catalog.clock_timestamp()), reason = NULL
+          WHERE id = $1",
+        &[id.into()],
+    )?;
+    Ok(())
+}
+
+/// Moves a migration to another state, which the table of transitions must have. Progress proves that
+/// the mover works, so attempts start again.
+pub fn transition(migration: &Migration, to: State) -> Result<()> {
+    migration.state.require_transition(to)?;
+    let changed = spi::run(
+        "UPDATE repart.journal
+            SET state = $2, reason = NULL, attempts = least(attempts, 1),
+                finished_at = CASE WHEN $2 IN ('done', 'cancelled', 'failed') THEN pg_catalog.clock_timestamp() END
+          WHERE id = $1 AND state = $3",
+        &[migration.id.into(), to.as_str().into(), migration.state.as_str().into()],
+    )?;
+    if changed == 1 {
+        return Ok(());
+    }
+    Err(Error::Internal(format!("migration {} is no longer {}", migration.id, migration.state)))
+}
+
+/// Stores where the copy is, and what a batch added.
+pub fn advance(migration: &Migration, position: &Position, rows: i64, bytes: i64, seconds: f64) -> Result<()> {
+    spi::run(
+        "UPDATE repart.journal
+            SET position = $2, rows_done = rows_done + $3, bytes_done = bytes_done + $4,
+                copy_seconds = copy_seconds + $5
+          WHERE id = $1",
+        &[
+            migration.id.into(),
+            JsonB(serde_json::to_value(position)?).into(),
+            rows.into(),
+            bytes.into(),
+            seconds.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Forgets what was copied: the copy starts again.
+pub fn restart_copy(migration: &Migration, position: &Position) -> Result<()> {
+    spi::run(
+        "UPDATE repart.journal SET position = $2, rows_done = 0, bytes_done = 0 WHERE id = $1",
+        &[migration.id.into(), JsonB(serde_json::to_value(position)?).into()],
+    )?;
+    Ok(())
+}
+
+/// Stores how much there is to copy.
+pub fn set_totals(id: i64, rows: i64, bytes: i64) -> Result<()> {
+    spi::run(
+        "UPDATE repart.journal SET rows_total = $2, bytes_total = $3 WHERE id = $1",
+        &[id.into(), rows.into(), bytes.into()],
+    )?;
+    Ok(())
+}
+
+/// Stores what the migration waits for, or `None`.
+pub fn set_reason(id: i64, reason: Option<&str>) -> Result<()> {
+    spi::run(
+        "UPDATE repart.journal SET reason = $2 WHERE id = $1 AND reason IS DISTINCT FROM $2",
+        &[id.into(), reason.into()],
+    )?;
+    Ok(())
+}
+
+/// Stores the number of captured changes not yet applied.
+pub fn set_lag(id: i64, lag: i64) -> Result<()> {
+    spi::run("UPDATE repart.journal SET lag = $2 WHERE id = $1 AND lag <> $2", &[id.into(), lag.into()])?;
+    Ok(())
+}
+
+/// Stores how long the switch took.
+pub fn set_pause(id: i64, milliseconds: f64) -> Result<()> {
+    spi::run("UPDATE repart.journal SET pause_ms = $2 WHERE id = $1", &[id.into(), milliseconds.into()])?;
+    Ok(())
+}
+
+/// Stores why a migration failed.
+pub fn set_error(id: i64, error: &str) -> Result<()> {
+    spi::run("UPDATE repart.journal SET error = $2 WHERE id = $1", &[id.into(), error.into()])?;
+    Ok(())
+}
+
+/// Asks a running migration to stop.
+pub fn request_cancel(id: i64) -> Result<()> {
+    spi::run("UPDATE repart.journal SET cancel_requested = true WHERE id = $1", &[id.into()])?;
+    Ok(())
+}
+
+/// The unfinished migration that uses one of these shards, if any.
+pub fn conflicting(shards: &[pg_sys::Oid]) -> Result<Option<i64>> {
+    spi::query_value(
+        "SELECT j.id FROM repart.journal j, pg_catalog.jsonb_array_elements(j.spec -> 'sources') s
+          WHERE j.state NOT IN ('done', 'cancelled', 'failed') AND (s ->> 'oid')::oid = ANY ($1) LIMIT 1",
+        &[shards.to_vec().into()],
+    )
+}
+
+/// Shards of a table that an unfinished migration uses.
+pub fn busy_shards(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    spi::select(
+        "SELECT (s ->> 'oid')::oid FROM repart.journal j, pg_catalog.jsonb_array_elements(j.spec -> 'sources') s
+          WHERE j.state NOT IN ('done', 'cancelled', 'failed') AND j.relation = $1",
+        &[relation.into()],
+        |row| row.get(1),
+    )
+}
+
+/// When each shard of a table was made by a migration, in µs since the Unix epoch.
+pub fn last_changes(relation: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, i64)>> {
+    spi::select(
+        "SELECT l.shard, (extract(epoch FROM max(l.at)) * 1e6)::bigint
+           FROM repart.lineage l JOIN pg_catalog.pg_inherits i ON i.inhrelid = l.shard AND i.inhparent = $1
+          GROUP BY l.shard",
+        &[relation.into()],
+        |row| Ok((row.get(1)?, row.get(2)?)),
+    )
+}
+
+/// Notes from which shards, with which share of their load, a new shard was made.
+pub fn insert_lineage(shard: pg_sys::Oid, ancestor: pg_sys::Oid, share: f64) -> Result<()> {
+    spi::run(
+        "INSERT INTO repart.lineage (shard, ancestor, share, at)
+         VALUES ($1, $2, least(greatest($3, 0), 1), pg_catalog.clock_timestamp())",
+        &[shard.into(), ancestor.into(), share.into()],
+    )?;
+    Ok(())
+}
+
+/// Writes an event, which `repart.events` shows.
+pub fn event(severity: &str, migration: Option<&Migration>, message: &str) -> Result<()> {
+    spi::run(
+        "INSERT INTO repart.events (severity, relation, migration, message) VALUES ($1, $2, $3, $4)",
+        &[
+            severity.into(),
+            migration.map(|migration| migration.relation_name.clone()).into(),
+            migration.map(|migration| migration.id).into(),
+            message.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// The shards that were made from these.
+pub fn descendants(ancestors: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
+    spi::select(
+        "SELECT DISTINCT shard FROM repart.lineage WHERE ancestor = ANY ($1) ORDER BY shard",
+        &[ancestors.to_vec().into()],
+        |row| row.get(1),
+    )
+}

@@ -1,0 +1,14 @@
+//! Typed reads and writes of the repart.* tables and of the catalogs: all SQL text lives here.
+
+pub mod bounds;
+pub mod extension;
+pub mod forecasts;
+pub mod journal;
+pub mod keys;
+pub mod lineage;
+pub mod outcomes;
+pub mod plans;
+pub mod retention;
+pub mod samples;
+pub mod shards;
+pub mod tables;

@@ -1,0 +1,130 @@
+//! Shards as the catalogs of PostgreSQL have them: nothing about boundaries is stored elsewhere.
+
+use pgrx::pg_sys;
+
+use crate::catalog::bounds::{self, Bound};
+use crate::error::{Error, Result};
+use crate::pg::{guc, partition, relation, spi};
+
+/// One leaf partition of a sharded table.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// Its relation.
+    pub oid: pg_sys::Oid,
+    /// Its schema's name.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// The lowest key; `None` for MINVALUE (and for a DEFAULT partition).
+    pub lower: Bound,
+    /// The first key above; `None` for MAXVALUE (and for a DEFAULT partition).
+    pub upper: Bound,
+    /// Whether it is the DEFAULT partition, which is no shard: repart never touches it.
+    pub is_default: bool,
+    /// Whether it is a foreign table.
+    pub is_foreign: bool,
+    /// Its tablespace; `None` for the database's default.
+    pub tablespace: Option<String>,
+    /// Estimated number of rows; 0 where never analysed.
+    pub rows: f64,
+    /// Bytes on disk, with indexes and TOAST.
+    pub bytes: i64,
+}
+
+/// The column that a sharded table is partitioned by.
+#[derive(Clone, Debug)]
+pub struct ShardKey {
+    /// Its name.
+    pub column: String,
+    /// Its number in the parent.
+    pub attnum: i16,
+    /// Its type.
+    pub type_oid: pg_sys::Oid,
+    /// Its type as SQL writes it, with modifiers.
+    pub type_name: String,
+    /// The collation of the partition key.
+    pub collation: pg_sys::Oid,
+    /// ` COLLATE …` as SQL writes it; empty for a type without collations.
+    pub collate: String,
+}
+
+const SHARD_COLUMNS: &str = "c.oid, n.nspname::text, c.relname::text,
+       pg_catalog.pg_get_expr(c.relpartbound, c.oid), c.relkind = 'f', t.spcname::text,
+       greatest(c.reltuples, 0)::float8, coalesce(pg_catalog.pg_total_relation_size(c.oid), 0)
+  FROM pg_catalog.pg_inherits i
+  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace";
+
+/// The shards of a table in ascending order of their ranges; a DEFAULT partition comes last.
+pub fn of(table: pg_sys::Oid) -> Result<Vec<Shard>> {
+    let mut shards = guc::with_transmission_modes(|| {
+        spi::query(&format!("SELECT {SHARD_COLUMNS} WHERE i.inhparent = $1"), &[table.into()], read)
+    })?;
+    let order = partition::bound_order(table)?;
+    shards.sort_by_key(|shard| order.iter().position(|oid| *oid == shard.oid).unwrap_or(usize::MAX));
+    Ok(shards)
+}
+
+/// The table that a shard belongs to, and the shard.
+pub fn find(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
+    let table = spi::value::<pg_sys::Oid>(
+        "SELECT inhparent FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+          WHERE inhrelid = $1 AND c.relispartition",
+        &[shard.into()],
+    )?;
+    let Some(table) = table else {
+        return Err(Error::WrongObject {
+            what: format!("\"{}\" is not a shard of a sharded table", relation::display_name(shard)?),
+            hint: "See SELECT * FROM repart.shards.".to_owned(),
+        });
+    };
+    let found = guc::with_transmission_modes(|| {
+        spi::query(&format!("SELECT {SHARD_COLUMNS} WHERE i.inhrelid = $1"), &[shard.into()], read)
+    })?;
+    let shard = found.into_iter().next().ok_or_else(|| Error::Internal("a shard vanished".to_owned()))?;
+    Ok((table, shard))
+}
+
+fn read(row: &spi::Row) -> Result<Shard> {
+    let range = bounds::parse(&row.get::<String>(4)?)?;
+    let is_default = range.is_none();
+    let (lower, upper) = range.map_or((None, None), |range| (range.lower, range.upper));
+    Ok(Shard {
+        oid: row.get(1)?,
+        schema: row.get(2)?,
+        name: row.get(3)?,
+        lower,
+        upper,
+        is_default,
+        is_foreign: row.get(5)?,
+        tablespace: row.optional(6)?,
+        rows: row.get(7)?,
+        bytes: row.get(8)?,
+    })
+}
+
+/// The key of a RANGE-partitioned table with one key column.
+pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
+    let found = spi::select_first(
+        "SELECT a.attname::text, a.attnum, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), p.partcollation[0],
+                coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname)
+                            FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
+                           WHERE l.oid = p.partcollation[0]), '')
+           FROM pg_catalog.pg_partitioned_table p
+           JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+          WHERE p.partrelid = $1 AND p.partstrat = 'r' AND p.partnatts = 1",
+        &[table.into()],
+        |row| {
+            Ok(ShardKey {
+                column: row.get(1)?,
+                attnum: row.get(2)?,
+                type_oid: row.get(3)?,
+                type_name: row.get(4)?,
+                collation: row.get(5)?,
+                collate: row.get(6)?,
+            })
+        },
+    )?;
+    found.ok_or(Error::NotManaged(relation::display_name(table)?))
+}

@@ -1,0 +1,12 @@
+//! Deciding: forecasts and plans, from what was observed. The decisions are those of `repart-core`; here
+//! its input is gathered and its output stored.
+//!
+//! - [`options`]: what the settings and arguments ask for;
+//! - [`table`]: the forecasts of one table, and all that a plan needs to know of it;
+//! - [`plan`]: a plan for some tables;
+//! - [`learn`]: what finished migrations teach.
+
+pub mod learn;
+pub mod options;
+pub mod plan;
+pub mod table;

@@ -1,0 +1,116 @@
+//! A plan for some tables: gathered, made by the core, stored.
+
+use pgrx::pg_sys;
+use repart_core::plan::input::{Node, Policy, Snapshot, Table};
+use repart_core::plan::{self, Action, Plan, Reason, Step};
+
+use crate::catalog::{plans, tables};
+use crate::decide::{learn, options::Options, table};
+use crate::error::Result;
+use crate::pg::{time, txn};
+use crate::settings;
+
+/// Rows per second that a cutover can delete from a table that stays, as measured (DESIGN.md, section 7).
+const CUTOVER_ROWS_PER_SECOND: f64 = 500_000.0;
+
+/// Forecasts the load of every shard of one managed table and makes a plan for it; of all managed tables
+/// for `None`. Both are stored; returns the number of the plan. Takes no sample.
+pub fn make_plan(relation: Option<pg_sys::Oid>) -> Result<i64> {
+    let relations = match relation {
+        Some(relation) => vec![tables::require(relation)?.relation],
+        None => tables::all()?.into_iter().map(|table| table.relation).collect(),
+    };
+    make_plan_for(&relations)
+}
+
+/// As [`make_plan`], for some tables.
+pub fn make_plan_for(relations: &[pg_sys::Oid]) -> Result<i64> {
+    let options = Options::from_settings()?;
+    let tables = relations.iter().map(|relation| table::prepare(*relation, &options)).collect::<Result<Vec<_>>>()?;
+    store(tables)
+}
+
+/// As [`make_plan`] for all tables, for workers, outside of a transaction: each table has a transaction of
+/// its own, and one that fails is left out of the plan. Returns the plan, and what failed.
+pub fn make_plan_isolated() -> Result<(i64, Vec<(pg_sys::Oid, crate::error::Error)>)> {
+    let relations = txn::run(|| Ok(tables::all()?.into_iter().map(|table| table.relation).collect::<Vec<_>>()))?;
+    let mut prepared = Vec::new();
+    let mut failed = Vec::new();
+    for relation in relations {
+        match txn::run(|| table::prepare(relation, &Options::from_settings()?)) {
+            Ok(table) => prepared.push(table),
+            Err(error) => failed.push((relation, error)),
+        }
+    }
+    Ok((txn::run(|| store(prepared))?, failed))
+}
+
+/// Forecasts the load of every shard of every managed table, and stores that; returns how many shards.
+pub fn forecast_all() -> Result<usize> {
+    let options = Options::from_settings()?;
+    let mut shards = 0;
+    for managed in tables::all()? {
+        shards += table::prepare(managed.relation, &options)?.shards.len();
+    }
+    Ok(shards)
+}
+
+/// Plans for tables that are prepared, and stores the plan.
+fn store(tables: Vec<Table>) -> Result<i64> {
+    let plan = if tables.is_empty() { nothing_managed() } else { plan::plan(&snapshot(tables)?) };
+    plans::store(&plan)
+}
+
+fn snapshot(tables: Vec<Table>) -> Result<Snapshot> {
+    Ok(Snapshot {
+        now: time::now(),
+        tables,
+        nodes: vec![Node { name: table::LOCAL.to_owned(), weight: 1.0 }],
+        policy: policy(),
+        learned: learn::learned()?,
+    })
+}
+
+/// What the settings ask for.
+fn policy() -> Policy {
+    Policy {
+        target_utilisation: settings::target_utilisation(),
+        shard_capacity: settings::shard_capacity(),
+        min_shard_bytes: settings::min_shard_size(),
+        max_shard_bytes: settings::max_shard_size(),
+        dwell: time::span(settings::dwell()),
+        max_shards: settings::max_shards(),
+        max_movers: settings::max_movers().max(1),
+        in_place_rows: CUTOVER_ROWS_PER_SECOND * settings::max_pause().as_secs_f64(),
+        ..Policy::default()
+    }
+}
+
+fn nothing_managed() -> Plan {
+    let step = Step {
+        action: Action::None,
+        table: 0,
+        sources: Vec::new(),
+        boundaries: Vec::new(),
+        key_from: None,
+        key_to: None,
+        source: String::new(),
+        target: String::new(),
+        bytes: 0.0,
+        reason: Reason::NoAction,
+        why: "nothing to do: no table is managed; run SELECT repart_manage('your_table') first".to_owned(),
+        load_before: 0.0,
+        load_after: 0.0,
+        benefit: 0.0,
+        cost: 0.0,
+        start_by: None,
+        planned_start: time::now(),
+        deadline: None,
+        duration: 0.0,
+        pause: 0.0,
+        will_miss: false,
+        confidence: 1.0,
+        alternatives: serde_json::Value::Array(Vec::new()),
+    };
+    Plan { steps: vec![step] }
+}

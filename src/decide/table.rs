@@ -1,0 +1,235 @@
+//! One sharded table as a plan sees it: its shards with their forecasts, buckets and past.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+use repart_core::forecast::{self, Forecast};
+use repart_core::plan::input::{Curve, Shard, Table};
+use repart_core::series::{Sample, Series};
+
+use crate::catalog::forecasts::{self, Curve as StoredCurve};
+use crate::catalog::lineage::{self, Link};
+use crate::catalog::shards::{self, Shard as Partition};
+use crate::catalog::{journal, keys, tables};
+use crate::decide::options::Options;
+use crate::error::{Error, Result};
+use crate::observe::history::{self, History, Metric};
+use crate::pg::time::{self, SECOND};
+use crate::pg::relation;
+use crate::settings;
+
+/// The name of this server among the nodes.
+pub const LOCAL: &str = "local";
+
+/// A history that ended longer ago than this many steps, and than [`STALE_SPAN`], says nothing about now.
+const STALE_STEPS: i64 = 10;
+const STALE_SPAN: i64 = 3_600 * SECOND;
+
+/// Keys are looked at when the load comes this close to the limit: a little before the planner acts, so
+/// that rounding does not matter.
+const NEARLY: f64 = 0.95;
+
+/// The samples that the load now is the median of.
+const NOW_SAMPLES: usize = 3;
+
+/// Forecasts the load of every shard of a managed table, stores that, and gathers what a plan needs.
+pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
+    tables::require(relation)?;
+    let partitions = shards_of(relation)?;
+    let past = Past::of(relation, &partitions)?;
+    let key = shards::key(relation)?;
+    let mut prepared = Vec::with_capacity(partitions.len());
+    for partition in &partitions {
+        let mut shard = past.shard(partition, options)?;
+        if may_be_divided(&shard) {
+            shard.buckets = keys::buckets(relation, &key, partition)?;
+        }
+        prepared.push(shard);
+    }
+    mark_mergeable(&mut prepared, &partitions);
+    Ok(Table {
+        id: relation.to_u32(),
+        name: relation::display_name(relation)?,
+        shards: prepared,
+        co_access: Vec::new(),
+    })
+}
+
+/// The shards of a table, without a DEFAULT partition, ascending.
+pub fn shards_of(relation: pg_sys::Oid) -> Result<Vec<Partition>> {
+    Ok(shards::of(relation)?.into_iter().filter(|shard| !shard.is_default).collect())
+}
+
+/// Forecasts a series of samples; `Ok(None)` for fewer than two of them. `ahead` is added to the horizon, µs.
+pub fn forecast(shard: &str, samples: &[Sample], options: &Options, ahead: i64) -> Result<Option<(Series, Forecast)>> {
+    let Some(step) = options.step(samples) else { return Ok(None) };
+    let failed = |source| Error::Forecast { shard: shard.to_owned(), source };
+    let Ok(series) = Series::from_samples(samples, step) else { return Ok(None) };
+    let asked = options.for_step(step, ahead)?;
+    let made = forecast::forecast(&series, &asked).map_err(failed)?;
+    Ok(Some((series, made)))
+}
+
+/// The longest season of a forecast, µs.
+pub fn season(forecast: &Forecast) -> Option<i64> {
+    let steps = i64::try_from(*forecast.seasons.iter().max()?).ok()?;
+    Some(steps.saturating_mul(forecast.step))
+}
+
+/// What is known of the past of a table's shards.
+struct Past {
+    links: Vec<Link>,
+    changed_at: HashMap<pg_sys::Oid, i64>,
+    busy: Vec<pg_sys::Oid>,
+    oldest: i64,
+    now: i64,
+}
+
+impl Past {
+    fn of(relation: pg_sys::Oid, partitions: &[Partition]) -> Result<Self> {
+        let shards: Vec<pg_sys::Oid> = partitions.iter().map(|partition| partition.oid).collect();
+        Ok(Self {
+            links: lineage::of(&shards)?,
+            changed_at: journal::last_changes(relation)?.into_iter().collect(),
+            busy: journal::busy_shards(relation)?,
+            oldest: crate::observe::oldest(),
+            now: time::now(),
+        })
+    }
+
+    fn shard(&self, partition: &Partition, options: &Options) -> Result<Shard> {
+        let history = history::of_family(partition.oid, self.links.clone(), self.oldest)?;
+        let load = history.samples(Metric::Load);
+        let mut shard = self.described(partition);
+        let Some(last) = load.last().map(|sample| sample.at) else {
+            forecasts::forget(partition.oid)?;
+            return Ok(shard);
+        };
+        let lag = self.now.saturating_sub(last);
+        let Some((series, made)) = forecast(&partition.name, &load, options, lag)? else {
+            shard.load_now = load_now(&load);
+            forecasts::forget(partition.oid)?;
+            return Ok(shard);
+        };
+        if lag > (STALE_STEPS.saturating_mul(series.step)).max(STALE_SPAN) {
+            forecasts::forget(partition.oid)?;
+            return Ok(shard);
+        }
+        store(partition, &history, &made, options, lag)?;
+        shard.load_now = load_now(&load);
+        shard.history_span = series.end().saturating_sub(series.start);
+        shard.recent_peak = recent_peak(&series, season(&made));
+        shard.forecast = Some(curve(made));
+        Ok(shard)
+    }
+
+    /// All but the load.
+    fn described(&self, partition: &Partition) -> Shard {
+        Shard {
+            id: partition.oid.to_u32(),
+            name: partition.name.clone(),
+            lower: partition.lower.clone(),
+            upper: partition.upper.clone(),
+            node: LOCAL.to_owned(),
+            tablespace: partition.tablespace.clone(),
+            rows: partition.rows,
+            bytes: partition.bytes as f64,
+            last_change: self.changed_at.get(&partition.oid).copied(),
+            reversals: self.reversals(partition.oid),
+            busy: self.busy.contains(&partition.oid),
+            unmovable: partition.is_foreign.then(|| "it is a foreign table".to_owned()),
+            ..Shard::default()
+        }
+    }
+
+    /// How often a merge followed a split, or a split a merge, on the way to this shard.
+    fn reversals(&self, shard: pg_sys::Oid) -> u32 {
+        let (mut member, mut before, mut reversals) = (shard, i64::MAX, 0);
+        let mut later: Option<bool> = None;
+        loop {
+            let made_of: Vec<&Link> =
+                self.links.iter().filter(|link| link.shard == member && link.at < before).collect();
+            let Some(latest) = made_of.iter().max_by_key(|link| link.at) else { return reversals };
+            let parents = made_of.iter().filter(|link| link.at.saturating_add(SECOND) > latest.at);
+            let is_merge = parents.map(|link| link.share).sum::<f64>() > 1.0;
+            if later.is_some_and(|was_merge| was_merge != is_merge) {
+                reversals += 1;
+            }
+            (member, before, later) = (latest.ancestor, latest.at, Some(is_merge));
+        }
+    }
+}
+
+/// Stores the forecasts of all metrics; that of the load is made already.
+fn store(partition: &Partition, history: &History, load: &Forecast, options: &Options, ahead: i64) -> Result<()> {
+    for metric in Metric::ALL {
+        let made = match metric {
+            Metric::Load => Some(load.clone()),
+            _ => forecast(&partition.name, &history.samples(metric), options, ahead)?.map(|(_, made)| made),
+        };
+        let Some(made) = made else { continue };
+        forecasts::store(&StoredCurve {
+            shard: partition.oid,
+            metric: metric.as_str(),
+            start: made.start,
+            step: made.step,
+            season: season(&made),
+            q50: made.q50,
+            q90: made.q90,
+            q99: made.q99,
+            model: made.model,
+            skill: made.skill,
+        })?;
+    }
+    Ok(())
+}
+
+fn curve(made: Forecast) -> Curve {
+    let season = season(&made);
+    Curve {
+        start: made.start,
+        step: made.step,
+        q50: made.q50,
+        q90: made.q90,
+        q99: made.q99,
+        skill: made.skill,
+        model: made.model,
+        season,
+    }
+}
+
+/// The highest value of the last season; of the whole history where there is none.
+fn recent_peak(series: &Series, season: Option<i64>) -> f64 {
+    let steps = season.and_then(|season| usize::try_from(season / series.step.max(1)).ok()).unwrap_or(series.len());
+    let recent = series.values.get(series.len().saturating_sub(steps.max(1))..).unwrap_or_default();
+    recent.iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max)
+}
+
+/// The median of the last samples.
+fn load_now(samples: &[Sample]) -> f64 {
+    let mut latest: Vec<f64> = samples.iter().rev().take(NOW_SAMPLES).map(|sample| sample.value).collect();
+    latest.sort_by(f64::total_cmp);
+    latest.get(latest.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Whether the planner may want to divide the shard, so that it needs to know its keys.
+fn may_be_divided(shard: &Shard) -> bool {
+    let limit = NEARLY * settings::target_utilisation() * settings::shard_capacity();
+    let forecast = shard.forecast.iter().flat_map(|curve| &curve.q90).copied().fold(0.0, f64::max);
+    let largest = settings::max_shard_size();
+    !shard.busy
+        && shard.unmovable.is_none()
+        && (forecast > limit || shard.load_now > limit || (largest > 0.0 && shard.bytes > largest))
+}
+
+/// Notes which neighbours share an edge and a placement.
+fn mark_mergeable(shards: &mut [Shard], partitions: &[Partition]) {
+    let pairs = partitions.iter().zip(partitions.iter().skip(1));
+    for (shard, (one, next)) in shards.iter_mut().zip(pairs) {
+        shard.mergeable_with_next = one.upper.is_some()
+            && one.upper == next.lower
+            && one.tablespace == next.tablespace
+            && !one.is_foreign
+            && !next.is_foreign;
+    }
+}

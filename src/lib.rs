@@ -1,0 +1,53 @@
+//! repart: adaptive data partitioning with predictive migration.
+//!
+//! This file only wires: what it does lives in the modules, in the direction
+//! `observe → catalog → core → catalog → migrate → catalog → core`.
+
+use pgrx::prelude::*;
+
+mod api;
+mod catalog;
+mod decide;
+mod error;
+mod manage;
+mod migrate;
+mod observe;
+mod pg;
+mod settings;
+mod worker;
+
+pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["catalog"]);
+extension_sql_file!("../sql/views_observe.sql", name = "views_observe", requires = ["catalog"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+
+/// Called by PostgreSQL when it loads the library.
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::register();
+    if pg::preload::in_progress() {
+        pg::shared::register();
+        pg::snapshot_guard::install();
+        worker::launcher::register();
+    }
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../pg_test/mod.rs"]
+mod pg_tests;
+
+/// Required by `cargo pgrx test`: how the test server is configured.
+#[cfg(test)]
+pub mod pg_test {
+    /// Nothing to prepare before the tests.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Settings of the test server.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries='repart'"]
+    }
+}

@@ -1,0 +1,113 @@
+//! Beginning and ceasing to manage a table.
+//!
+//! Everything here runs as the caller, with `search_path = pg_catalog, pg_temp` (see `api::manage`), so
+//! that catalogs need no prefix, and everything that PostgreSQL prints here is qualified.
+
+mod carry;
+mod checks;
+mod convert;
+mod grants;
+mod key;
+mod names;
+mod refusals;
+mod sequences;
+mod table;
+mod verify;
+mod views;
+
+use pgrx::{notice, pg_sys};
+
+use crate::catalog::tables::{self, ShardedTable};
+use crate::error::{Error, Result};
+use crate::manage::table::Table;
+use crate::pg::{guc, lock, on_commit, relation, spi};
+use crate::settings;
+
+/// Manages a table, partitioning it first if it is plain; returns the number of its shards.
+pub fn manage(relation: pg_sys::Oid, shard_key: Option<&str>) -> Result<i32> {
+    checks::require_read_committed()?;
+    relation::require_owner(relation)?;
+    checks::require_table(&Table::read(relation)?)?;
+    let timeout = format!("{}ms", settings::lock_timeout().as_millis());
+    // Nobody queues behind a lock that we wait for; the partitioned table has no tablespace but its own.
+    let settings = [("lock_timeout", timeout.as_str()), ("default_tablespace", "")];
+    let shards = guc::with_settings(&settings, || {
+        let table = locked(relation)?;
+        if tables::find(table.oid)?.is_some() {
+            return Err(Error::AlreadyManaged(table.name));
+        }
+        refusals::check_any(&table)?;
+        if table.is_partitioned() { register(&table, shard_key) } else { convert_and_register(&table, shard_key) }
+    })?;
+    on_commit::wake_workers();
+    Ok(shards)
+}
+
+/// Locks the table against changes of its definition, and reads it under the lock.
+fn locked(relation: pg_sys::Oid) -> Result<Table> {
+    if Table::read(relation)?.is_partitioned() {
+        lock::share_update_exclusive(relation);
+    } else {
+        lock::access_exclusive(relation);
+    }
+    let table = Table::read(relation)?;
+    relation::require_owner(relation)?;
+    checks::require_table(&table)?;
+    Ok(table)
+}
+
+/// Manages a table that is partitioned already: nothing about it changes.
+fn register(table: &Table, shard_key: Option<&str>) -> Result<i32> {
+    let key = key::of_partitioned(table, shard_key)?;
+    refusals::check_partitioned(table)?;
+    insert(table, &key)?;
+    let shards = count_shards(table)?;
+    let plural = if shards == 1 { "" } else { "s" };
+    notice!("table \"{}\" is now managed: {shards} shard{plural}, key \"{key}\"", table.name);
+    Ok(shards)
+}
+
+/// Makes a sharded table with one shard of a plain table, and manages it.
+fn convert_and_register(plain: &Table, shard_key: Option<&str>) -> Result<i32> {
+    let key = key::choose(plain, shard_key)?;
+    refusals::check_plain(plain, &key)?;
+    let converted = convert::convert(plain, &key)?;
+    insert(&converted.table, &key.column)?;
+    let (name, shard) = (&converted.table.name, &converted.shard.name);
+    notice!("table \"{name}\" is now managed: 1 shard (\"{shard}\"), key \"{}\"", key.column);
+    if converted.has_row_triggers {
+        notice!("row-level triggers of table \"{name}\" now see the shard's name in TG_TABLE_NAME");
+    }
+    Ok(1)
+}
+
+fn insert(table: &Table, key: &str) -> Result<()> {
+    tables::insert(&ShardedTable { relation: table.oid, shard_key: key.to_owned(), leaf_keys: false })
+}
+
+/// The partitions of a table, without DEFAULT.
+fn count_shards(table: &Table) -> Result<i32> {
+    let shards = spi::query_value::<i32>(
+        "SELECT count(*)::int FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+          WHERE i.inhparent = $1 AND pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT'",
+        &[table.oid.into()],
+    )?;
+    Ok(shards.unwrap_or(0))
+}
+
+/// Stops managing a table. Its partitions stay as they are.
+pub fn unmanage(relation: pg_sys::Oid) -> Result<()> {
+    relation::require_owner(relation)?;
+    tables::hold_alone(relation)?;
+    if let Some(migration) = tables::unfinished_migration(relation)? {
+        return Err(Error::InUse {
+            what: format!("migration {migration} of table \"{}\" is not finished", relation::display_name(relation)?),
+            hint: format!(
+                "Wait for it with SELECT repart_wait({migration}), or stop it with SELECT repart_cancel({migration})."
+            ),
+        });
+    }
+    tables::delete(relation)?;
+    on_commit::wake_workers();
+    Ok(())
+}

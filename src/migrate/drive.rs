@@ -1,0 +1,260 @@
+//! Takes one migration from where the journal says it is to its end, through errors and waits.
+
+use std::time::Duration;
+
+use crate::catalog::journal::{self, Migration};
+use crate::catalog::outcomes::{self, NewOutcome};
+use crate::error::{Error, Result};
+use crate::migrate::cutover::Attempt;
+use crate::migrate::job::Job;
+use crate::migrate::state::State;
+use crate::migrate::{capture, catch_up, clean, copy, cutover, hold, index, prepare, verify};
+use crate::pg::txn::{self, Isolation};
+use crate::pg::{background, guc};
+use crate::settings;
+
+/// A mover that ended this often without progress will not make any.
+const MAX_ATTEMPTS: i32 = 10;
+
+/// Below this many captured changes the next state is tried.
+const NEARLY_CAUGHT_UP: i64 = cutover::FEW_CHANGES;
+
+/// The first and the longest pause before something is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// What a step came to.
+enum Next {
+    /// Go on at once.
+    Continue,
+    /// Go on after a pause that the step asked for.
+    Pause(Duration),
+    /// Try again after a growing pause; the journal says what is waited for.
+    Retry(String),
+}
+
+/// One mover at work.
+pub struct Drive {
+    id: i64,
+    pace: copy::Pace,
+    backoff: Duration,
+}
+
+impl Drive {
+    /// For the migration of this number.
+    pub fn new(id: i64) -> Self {
+        Self { id, pace: copy::Pace::default(), backoff: BACKOFF.0 }
+    }
+
+    /// Runs until the migration has ended, or does not exist any more.
+    pub fn run(&mut self) -> Result<()> {
+        txn::run(|| journal::take_up(self.id))?;
+        loop {
+            background::check_for_interrupts();
+            let Some(migration) = txn::run(|| journal::find(self.id))? else { return Ok(()) };
+            if migration.state.is_final() {
+                return Ok(());
+            }
+            hold::outside(self.id, migration.state.as_str());
+            self.report(&migration);
+            let outcome = self.step(migration.clone());
+            self.after(&migration, outcome)?;
+        }
+    }
+
+    /// What `pg_stat_activity` shows.
+    fn report(&self, migration: &Migration) {
+        background::report_active(&format!(
+            "{} of table \"{}\": {} ({} rows copied)",
+            migration.kind.as_str(),
+            migration.relation_name,
+            migration.state,
+            migration.rows_done
+        ));
+    }
+
+    fn after(&mut self, migration: &Migration, outcome: Result<Next>) -> Result<()> {
+        let reason = match outcome {
+            Ok(Next::Continue) => {
+                self.backoff = BACKOFF.0;
+                return Ok(());
+            }
+            Ok(Next::Pause(pause)) => {
+                self.backoff = BACKOFF.0;
+                background::wait(pause.max(Duration::from_millis(1)));
+                return Ok(());
+            }
+            Ok(Next::Retry(reason)) => reason,
+            Err(error) if error.is_transient() => format!("waits for a lock: {error}"),
+            Err(error) if migration.state.is_before_switch() => return self.give_up(migration, error),
+            // After the switch there is only forward.
+            Err(error) => {
+                pgrx::log!("repart mover: migration {}: {error}", self.id);
+                error.to_string()
+            }
+        };
+        txn::run(|| journal::set_reason(self.id, Some(&reason)))?;
+        background::wait(self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        Ok(())
+    }
+
+    /// Ends the migration, leaving nothing behind; tries again until the locks for that are to be had.
+    fn give_up(&mut self, migration: &Migration, error: Error) -> Result<()> {
+        pgrx::log!("repart mover: migration {} failed: {error}", self.id);
+        self.end(migration, State::Failed, Some(&error))
+    }
+
+    fn end(&mut self, migration: &Migration, end: State, error: Option<&Error>) -> Result<()> {
+        loop {
+            match txn::run(|| clean::abandon(migration, end, error)) {
+                Err(cause) if cause.is_transient() => background::wait(self.backoff),
+                outcome => return outcome,
+            }
+            self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    fn step(&mut self, migration: Migration) -> Result<Next> {
+        if migration.cancel_requested && migration.state.is_before_switch() {
+            self.end(&migration, State::Cancelled, None)?;
+            return Ok(Next::Continue);
+        }
+        if migration.attempts > MAX_ATTEMPTS && migration.state.is_before_switch() {
+            return Err(Error::Internal(format!("given up after {MAX_ATTEMPTS} attempts without progress")));
+        }
+        match migration.state {
+            State::Queued => to(&migration, State::Preparing),
+            State::Preparing => prepare(migration),
+            State::Copying => self.copy(migration),
+            State::CatchingUp => catch_up(migration),
+            State::Verifying => verify(migration),
+            State::CuttingOver => cut_over(migration),
+            State::Cleaning => finish(&migration),
+            State::Done | State::Cancelled | State::Failed => Ok(Next::Continue),
+        }
+    }
+
+    fn copy(&mut self, migration: Migration) -> Result<Next> {
+        let job = txn::run(|| Job::load(migration))?;
+        let batch = txn::run(|| {
+            lock_timeout_for_users();
+            copy::batch(&job, &mut self.pace)
+        })?;
+        match batch {
+            copy::Batch::Copied(pause) if pause.is_zero() => Ok(Next::Continue),
+            copy::Batch::Copied(pause) => Ok(Next::Pause(pause)),
+            copy::Batch::Finished => finish_copy(&job),
+        }
+    }
+}
+
+/// Locks on users' tables must not make users queue.
+fn lock_timeout_for_users() {
+    guc::set_for_transaction("lock_timeout", &settings::lock_timeout().as_millis().to_string());
+}
+
+fn to(migration: &Migration, state: State) -> Result<Next> {
+    txn::run(|| journal::transition(migration, state))?;
+    Ok(Next::Continue)
+}
+
+fn prepare(migration: Migration) -> Result<Next> {
+    txn::run(|| {
+        lock_timeout_for_users();
+        prepare::create(migration.clone())
+    })?;
+    let refreshed = txn::run(|| journal::find(migration.id))?.unwrap_or(migration);
+    txn::run(|| {
+        lock_timeout_for_users();
+        prepare::start_capture(refreshed.clone())?;
+        let (rows, bytes) = copy::totals(&Job::load(refreshed.clone())?)?;
+        journal::set_totals(refreshed.id, rows, bytes)?;
+        journal::transition(&refreshed, State::Copying)
+    })?;
+    Ok(Next::Continue)
+}
+
+fn finish_copy(job: &Job) -> Result<Next> {
+    background::report_active(&format!("building indexes of table \"{}\"", job.migration.relation_name));
+    if !job.migration.position.deduplicated {
+        txn::run(|| index::deduplicate(job))?;
+        return Ok(Next::Continue);
+    }
+    if txn::run(|| index::build_next(job))? {
+        txn::run(|| watch_backlog(&job.migration))?;
+        return Ok(Next::Continue);
+    }
+    to(&job.migration, State::CatchingUp)
+}
+
+/// A log that grows without end is given up, so that it fills no disk.
+fn watch_backlog(migration: &Migration) -> Result<i64> {
+    let pending = capture::pending(migration)?;
+    journal::set_lag(migration.id, pending)?;
+    if pending > settings::max_backlog() {
+        return Err(Error::Backlog(pending, settings::max_backlog()));
+    }
+    Ok(pending)
+}
+
+fn catch_up(migration: Migration) -> Result<Next> {
+    let job = txn::run(|| Job::load(migration))?;
+    let applied = txn::run_at(Isolation::RepeatableRead, || catch_up::round(&job))?;
+    let pending = txn::run(|| watch_backlog(&job.migration))?;
+    if pending <= NEARLY_CAUGHT_UP {
+        return to(&job.migration, State::Verifying);
+    }
+    if pending >= applied {
+        return Ok(Next::Retry(format!("{pending} captured changes wait, written faster than applied")));
+    }
+    Ok(Next::Continue)
+}
+
+fn verify(migration: Migration) -> Result<Next> {
+    let job = txn::run(|| Job::load(migration))?;
+    if !verify::all(&job)? {
+        txn::run_at(Isolation::RepeatableRead, || catch_up::round(&job))?;
+        return Ok(Next::Continue);
+    }
+    index::vacuum_and_analyze(&job)?;
+    to(&job.migration, State::CuttingOver)
+}
+
+fn cut_over(migration: Migration) -> Result<Next> {
+    let job = txn::run(|| Job::load(migration))?;
+    // As little as possible is left for the transaction that others wait for.
+    txn::run_at(Isolation::RepeatableRead, || catch_up::round(&job))?;
+    match txn::run(|| cutover::attempt(&job, || hold::inside("switched")))? {
+        Attempt::Switched => Ok(Next::Continue),
+        Attempt::Waiting(reason) => {
+            txn::run(|| watch_backlog(&job.migration))?;
+            Ok(Next::Retry(reason))
+        }
+        Attempt::Behind => to(&job.migration, State::CatchingUp),
+    }
+}
+
+/// Drops the old shards and notes what the migration cost, in one transaction.
+fn finish(migration: &Migration) -> Result<Next> {
+    txn::run(|| {
+        guc::set_for_transaction("lock_timeout", "5s");
+        let sources: Vec<_> = migration.spec.sources.iter().map(|source| source.relation()).collect();
+        let number = |key: &str| migration.predicted.as_ref().and_then(|predicted| predicted.get(key)?.as_f64());
+        outcomes::record(&NewOutcome {
+            migration: migration.id,
+            kind: migration.kind.as_str().to_owned(),
+            relation: migration.relation,
+            relation_name: migration.relation_name.clone(),
+            rows: migration.rows_done,
+            bytes: migration.bytes_done,
+            copy_seconds: migration.copy_seconds,
+            duration: migration.running_seconds,
+            pause_ms: migration.pause_ms.unwrap_or(0.0),
+            predicted: migration.predicted.clone(),
+            load_before: number("load_before"),
+            shards: journal::descendants(&sources)?,
+        })?;
+        clean::finish(migration)
+    })?;
+    Ok(Next::Continue)
+}

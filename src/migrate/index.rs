@@ -1,0 +1,87 @@
+//! What follows the copy: taking out rows that may have been copied twice, indexes, constraints,
+//! statistics.
+
+use crate::catalog::journal::{self, Position, Target};
+use crate::error::Result;
+use crate::migrate::definition::{self, Index};
+use crate::migrate::job::Job;
+use crate::migrate::{capture, names};
+use crate::pg::{guc, role, spi, txn};
+
+/// Takes all logged keys out of the targets, before unique indexes are built. The log is kept: catch-up
+/// brings the rows back.
+pub fn deduplicate(job: &Job) -> Result<()> {
+    if capture::truncated(&job.migration)? {
+        job.truncate_targets()?;
+    } else {
+        let keys = capture::logged_keys(&job.migration, &job.identity);
+        for (n, _) in job.targets() {
+            let sql = format!(
+                "DELETE FROM {} t USING {keys} l WHERE {}",
+                job.target_name(n),
+                capture::key_matches(&job.identity, "t", "l")
+            );
+            role::as_owner(job.owner, || spi::execute(&sql))?;
+        }
+    }
+    let position = Position { deduplicated: true, ..job.migration.position.clone() };
+    journal::advance(&job.migration, &position, 0, 0, 0.0)
+}
+
+/// Builds the next missing index of a target; `false` when all are there. One transaction each: no
+/// snapshot is held for longer than one index takes.
+pub fn build_next(job: &Job) -> Result<bool> {
+    let indexes = definition::indexes(job.first_source()?)?;
+    for (n, target) in job.targets() {
+        for (k, index) in indexes.iter().enumerate() {
+            let name = names::private_index(job.id(), n, k);
+            if !exists(&name)? {
+                build(job, n, target, index, &name)?;
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn exists(index: &str) -> Result<bool> {
+    let found = spi::value::<bool>(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = $1 AND relnamespace = $2::regnamespace)",
+        &[index.into(), names::SCHEMA.into()],
+    )?;
+    Ok(found.unwrap_or(false))
+}
+
+fn build(job: &Job, n: usize, target: &Target, index: &Index, name: &str) -> Result<()> {
+    let table = job.target_name(n);
+    let tablespace = target.tablespace.as_deref().unwrap_or(&index.tablespace);
+    guc::set_for_transaction("default_tablespace", tablespace);
+    let exclusion = index.constraint.as_ref().filter(|constraint| constraint.exclusion);
+    if let Some(constraint) = exclusion {
+        spi::execute(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} {}", constraint.definition))?;
+    } else {
+        let unique = if index.unique { "UNIQUE " } else { "" };
+        spi::execute(&format!("CREATE {unique}INDEX {name} ON {table} USING {}", index.tail))?;
+        if let Some(constraint) = &index.constraint {
+            spi::execute(&format!(
+                "ALTER TABLE {table} ADD CONSTRAINT {name} {} USING INDEX {name}{}",
+                constraint.definition, constraint.deferrable
+            ))?;
+        }
+    }
+    if index.clustered {
+        spi::execute(&format!("ALTER TABLE {table} CLUSTER ON {name}"))?;
+    }
+    if index.replica_identity {
+        spi::execute(&format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {name}"))?;
+    }
+    Ok(())
+}
+
+/// Gives the planner statistics of the targets, and a visibility map, from their first second on.
+pub fn vacuum_and_analyze(job: &Job) -> Result<()> {
+    for (n, _) in job.targets() {
+        txn::vacuum(&format!("VACUUM (ANALYZE) {}", job.target_name(n)))?;
+    }
+    Ok(())
+}

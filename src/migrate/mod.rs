@@ -1,0 +1,20 @@
+//! Migrating: sources become targets that cover exactly the same range. The state machine is in
+//! `state.rs`; this file takes one migration from where the journal says it is to its end.
+
+pub mod apply;
+pub mod capture;
+pub mod catch_up;
+pub mod clean;
+pub mod copy;
+pub mod cutover;
+pub mod definition;
+pub mod drive;
+pub mod hold;
+pub mod index;
+pub mod job;
+pub mod names;
+pub mod preflight;
+pub mod prepare;
+pub mod request;
+pub mod state;
+pub mod verify;

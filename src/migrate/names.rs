@@ -1,0 +1,107 @@
+//! Names of a migration's private objects. They live in schema `repart`, so that nobody meets them by
+//! chance and `DROP EXTENSION … CASCADE` takes them along, and end with the migration's number.
+
+use std::fmt::Display;
+
+use crate::catalog::journal::{Migration, Target};
+use crate::pg::spi;
+
+/// The schema of private objects.
+pub const SCHEMA: &str = "repart";
+
+/// The CHECK constraint that spares ATTACH its scan.
+pub const BOUND_CONSTRAINT: &str = "repart_bound";
+
+/// PostgreSQL's limit of a name, in bytes.
+const MAX_NAME: usize = 63;
+
+fn qualified(name: impl Display) -> String {
+    spi::quote_qualified_identifier(SCHEMA, name.to_string().as_str())
+}
+
+/// The log of captured changes.
+pub fn log(id: i64) -> String {
+    qualified(format_args!("log_{id}"))
+}
+
+/// The trigger function that writes it.
+pub fn capture_function(id: i64) -> String {
+    qualified(format_args!("capture_{id}"))
+}
+
+/// The row trigger on each source.
+pub fn row_trigger(id: i64) -> String {
+    format!("repart_capture_{id}")
+}
+
+/// The TRUNCATE trigger on each source.
+pub fn truncate_trigger(id: i64) -> String {
+    format!("repart_capture_truncate_{id}")
+}
+
+/// A target while it is private.
+pub fn private_target(id: i64, target: usize) -> String {
+    format!("t_{id}_{}", target + 1)
+}
+
+/// As [`private_target`], as SQL writes it.
+pub fn target(id: i64, target: usize) -> String {
+    qualified(private_target(id, target))
+}
+
+/// An index of a target while it is private.
+pub fn private_index(id: i64, target: usize, index: usize) -> String {
+    format!("i_{id}_{}_{}", target + 1, index + 1)
+}
+
+/// A source after the switch.
+pub fn private_retired(id: i64, source: usize) -> String {
+    format!("old_{id}_{}", source + 1)
+}
+
+/// As [`private_retired`], as SQL writes it.
+pub fn retired(id: i64, source: usize) -> String {
+    qualified(private_retired(id, source))
+}
+
+/// The name of a target once it is visible.
+pub fn public_target(migration: &Migration, index: usize, target: &Target) -> String {
+    target
+        .name
+        .clone()
+        .unwrap_or_else(|| joined(&migration.relation_name, &format!("_{}_{}", migration.id, index + 1)))
+}
+
+/// The name of a target's index once it is visible: as the source's, with the table's name replaced.
+pub fn public_index(source_table: &str, source_index: &str, target_table: &str, ordinal: usize) -> String {
+    match source_index.strip_prefix(source_table) {
+        Some(rest) if target_table.len() + rest.len() <= MAX_NAME => format!("{target_table}{rest}"),
+        _ => joined(target_table, &format!("_{}_idx", ordinal + 1)),
+    }
+}
+
+/// `name` followed by `suffix`, with `name` cut so that both fit.
+fn joined(name: &str, suffix: &str) -> String {
+    let mut end = name.len().min(MAX_NAME.saturating_sub(suffix.len()));
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &name[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_between_characters_and_keep_their_suffix() {
+        let name = joined(&"ü".repeat(40), "_12_1");
+        assert!(name.len() <= MAX_NAME && name.ends_with("_12_1"));
+    }
+
+    #[test]
+    fn an_index_keeps_its_ending() {
+        assert_eq!(public_index("orders_0", "orders_0_pkey", "orders_7_1", 0), "orders_7_1_pkey");
+        assert_eq!(public_index("orders_0", "by_customer", "orders_7_1", 2), "orders_7_1_3_idx");
+    }
+}

@@ -1,0 +1,202 @@
+//! Preflight: everything that would fail later fails now, with the remedy. Asked when a migration is
+//! queued, and again when it begins.
+
+use pgrx::pg_sys;
+
+use crate::catalog::journal::{Migration, Source, Spec};
+use crate::catalog::shards;
+use crate::error::{Error, Result};
+use crate::migrate::{definition, names};
+use crate::pg::{relation, role, spi};
+
+/// Checks a migration that begins.
+pub fn check(migration: &Migration) -> Result<()> {
+    check_spec(migration.relation, &migration.spec)?;
+    for (n, target) in migration.spec.targets.iter().enumerate() {
+        require_free_name(migration, &names::public_target(migration, n, target))?;
+    }
+    Ok(())
+}
+
+/// Checks what is to be done to a table.
+pub fn check_spec(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
+    let name = relation::display_name(table)?;
+    let current = shards::of(table)?;
+    refuse_default_rows(&name, &current)?;
+    refuse_inbound_foreign_keys(table, &name)?;
+    refuse_publication_of_everything()?;
+    let mut owners = Vec::new();
+    for source in &spec.sources {
+        let found = current.iter().find(|shard| shard.oid == source.relation());
+        let unchanged = found.is_some_and(|shard| {
+            shard.schema == source.schema
+                && shard.name == source.name
+                && shard.lower == source.lower
+                && shard.upper == source.upper
+        });
+        if !unchanged {
+            return Err(Error::Missing {
+                what: format!("shard \"{}\" of table \"{name}\" no longer exists, or was changed", source.name),
+                hint: "See SELECT * FROM repart.shards.".to_owned(),
+            });
+        }
+        check_source(source)?;
+        owners.push(relation::owner(source.relation())?);
+    }
+    owners.dedup();
+    if owners.len() > 1 {
+        return Err(Error::Unsupported {
+            what: format!("the shards of table \"{name}\" have different owners"),
+            detail: String::new(),
+            hint: "Give them one owner with ALTER TABLE … OWNER TO.".to_owned(),
+        });
+    }
+    for target in &spec.targets {
+        target.tablespace.as_deref().map_or(Ok(()), require_tablespace)?;
+    }
+    Ok(())
+}
+
+fn check_source(source: &Source) -> Result<()> {
+    let relation = source.relation();
+    let kind = spi::value::<String>(
+        "SELECT relkind::text || relpersistence::text FROM pg_catalog.pg_class WHERE oid = $1",
+        &[relation.into()],
+    )?;
+    if kind.as_deref() != Some("rp") {
+        return Err(Error::WrongObject {
+            what: format!("shard \"{}\" is not an ordinary, logged table", source.name),
+            hint: "Foreign, unlogged and sub-partitioned shards cannot be migrated.".to_owned(),
+        });
+    }
+    definition::identity_key(relation)?;
+    refuse_dependents(source)?;
+    refuse_leaf_identity(source)
+}
+
+/// Objects that hang on the shard itself would be lost with it, or keep it from being dropped.
+fn refuse_dependents(source: &Source) -> Result<()> {
+    let dependents = spi::query_value::<String>(DEPENDENTS, &[source.relation().into()])?;
+    match dependents {
+        None => Ok(()),
+        Some(detail) => Err(Error::Unsupported {
+            what: format!("shard \"{}\" cannot be replaced because other objects depend on it", source.name),
+            detail: format!("Dependent objects: {detail}."),
+            hint: "Define them on the sharded table instead of on the shard.".to_owned(),
+        }),
+    }
+}
+
+/// Objects that depend on a table or its row type, other than those that its replacement gets too.
+const DEPENDENTS: &str = "
+SELECT pg_catalog.string_agg(DISTINCT pg_catalog.pg_describe_object(classid, objid, objsubid), ', ')
+  FROM pg_catalog.pg_depend d
+ WHERE deptype IN ('n', 'a')
+   AND (refclassid = 'pg_catalog.pg_class'::regclass AND refobjid = $1
+        OR refclassid = 'pg_catalog.pg_type'::regclass
+           AND refobjid IN (SELECT t.oid FROM pg_catalog.pg_type t WHERE t.typrelid = $1
+                            UNION ALL SELECT t.typarray FROM pg_catalog.pg_type t WHERE t.typrelid = $1))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_class x
+                    WHERE classid = 'pg_catalog.pg_class'::regclass AND x.oid = objid AND x.relkind IN ('i', 't'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                    WHERE classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = objid AND k.conrelid = $1)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                    WHERE classid = 'pg_catalog.pg_trigger'::regclass AND t.oid = objid AND t.tgrelid = $1
+                      AND (t.tgparentid <> 0 OR t.tgisinternal OR t.tgname LIKE 'repart\\_capture\\_%'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_attrdef a
+                    WHERE classid = 'pg_catalog.pg_attrdef'::regclass AND a.oid = objid AND a.adrelid = $1)";
+
+/// Before PostgreSQL 17 a partition may have an identity column of its own, with its own sequence.
+fn refuse_leaf_identity(source: &Source) -> Result<()> {
+    let own = spi::query_value::<bool>(
+        "SELECT pg_catalog.current_setting('server_version_num')::int < 170000
+            AND EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attidentity <> '' AND NOT attisdropped)",
+        &[source.relation().into()],
+    )?;
+    if own != Some(true) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!("shard \"{}\" has an identity column of its own", source.name),
+        detail: String::new(),
+        hint: "Drop it with ALTER TABLE … ALTER COLUMN … DROP IDENTITY; the sharded table's serves all shards.".to_owned(),
+    })
+}
+
+fn refuse_default_rows(table: &str, shards: &[shards::Shard]) -> Result<()> {
+    let Some(default) = shards.iter().find(|shard| shard.is_default) else { return Ok(()) };
+    let partition = spi::quote_qualified_identifier(&default.schema, &default.name);
+    let sql = format!("SELECT EXISTS (SELECT FROM {partition})");
+    let filled = role::as_owner(relation::owner(default.oid)?, || spi::query_value::<bool>(&sql, &[]))?;
+    if filled != Some(true) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!("table \"{table}\" has rows in its DEFAULT partition \"{}\"", default.name),
+        detail: "PostgreSQL would scan them under an exclusive lock whenever a shard is attached.".to_owned(),
+        hint: "Move them into shards of their own first.".to_owned(),
+    })
+}
+
+fn refuse_inbound_foreign_keys(table: pg_sys::Oid, name: &str) -> Result<()> {
+    let referencing = spi::query_value::<String>(
+        "SELECT pg_catalog.string_agg(pg_catalog.format('%s on table %s', conname, conrelid::regclass), ', ')
+           FROM pg_catalog.pg_constraint WHERE confrelid = $1 AND contype = 'f' AND conparentid = 0",
+        &[table.into()],
+    )?;
+    match referencing {
+        None => Ok(()),
+        Some(keys) => Err(Error::Unsupported {
+            what: format!("table \"{name}\" is referenced by foreign keys"),
+            detail: format!("Foreign keys: {keys}. PostgreSQL refuses to detach a referenced partition."),
+            hint: "Drop them before a migration; they are not supported yet.".to_owned(),
+        }),
+    }
+}
+
+fn refuse_publication_of_everything() -> Result<()> {
+    let publication = spi::query_value::<String>(
+        "SELECT pg_catalog.string_agg(pubname::text, ', ') FROM pg_catalog.pg_publication WHERE puballtables",
+        &[],
+    )?;
+    match publication {
+        None => Ok(()),
+        Some(names) => Err(Error::Unsupported {
+            what: "a publication FOR ALL TABLES would publish the private tables of a migration".to_owned(),
+            detail: format!("Publications: {names}."),
+            hint: "Publish the tables by name, or by schema.".to_owned(),
+        }),
+    }
+}
+
+fn require_tablespace(name: &str) -> Result<()> {
+    let found = spi::value::<bool>(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_tablespace WHERE spcname = $1)",
+        &[name.into()],
+    )?;
+    if found == Some(true) {
+        return Ok(());
+    }
+    Err(Error::Missing {
+        what: format!("tablespace \"{name}\" does not exist"),
+        hint: "Create it with CREATE TABLESPACE.".to_owned(),
+    })
+}
+
+fn require_free_name(migration: &Migration, name: &str) -> Result<()> {
+    let Some(source) = migration.spec.sources.first() else { return Ok(()) };
+    if migration.spec.sources.iter().any(|source| source.name == name) {
+        return Ok(());
+    }
+    let taken = spi::value::<bool>(
+        "SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', $1, $2)) IS NOT NULL",
+        &[source.schema.as_str().into(), name.into()],
+    )?;
+    if taken != Some(true) {
+        return Ok(());
+    }
+    Err(Error::InUse {
+        what: format!("relation \"{name}\" exists already, where a new shard would be"),
+        hint: "Rename it, and start the migration again.".to_owned(),
+    })
+}

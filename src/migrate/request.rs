@@ -1,0 +1,260 @@
+//! What a user or a plan asks for, turned into a checked migration in the journal.
+
+use pgrx::prelude::*;
+
+use crate::catalog::journal::{self, Kind, Request, Source, Spec, Target};
+use crate::catalog::shards::{self, Shard, ShardKey};
+use crate::error::{Error, Result};
+use crate::migrate::preflight;
+use crate::pg::{literal, on_commit, preload, relation, role, spi};
+
+/// A migration that was asked for.
+pub struct Wanted {
+    /// What it does.
+    pub kind: Kind,
+    /// The sharded table.
+    pub table: pg_sys::Oid,
+    /// Sources and targets.
+    pub spec: Spec,
+}
+
+/// Where a migration that a plan asks for comes from.
+#[derive(Default)]
+pub struct Origin {
+    /// Plan and step.
+    pub plan_step: Option<(i64, i32)>,
+    /// What the plan predicts.
+    pub predicted: Option<serde_json::Value>,
+    /// Earliest start, µs since the Unix epoch.
+    pub start_at: Option<i64>,
+}
+
+/// A shard becomes several, at the given keys.
+pub fn split(shard: pg_sys::Oid, at: &[String]) -> Result<Wanted> {
+    let (table, shard) = managed_shard(shard)?;
+    if at.is_empty() {
+        return Err(invalid("at least one boundary is needed", "Give the keys at which to split."));
+    }
+    let key = shards::key(table)?;
+    let at: Vec<String> = at.iter().map(|text| literal::normalize(key.type_oid, text)).collect::<Result<_>>()?;
+    require_inside(&key, &shard, &at)?;
+    let mut edges = vec![shard.lower.clone()];
+    edges.extend(at.into_iter().map(Some));
+    edges.push(shard.upper.clone());
+    let targets = edges.windows(2).map(|pair| target(pair[0].clone(), pair[1].clone())).collect();
+    Ok(Wanted { kind: Kind::Split, table, spec: Spec { sources: vec![source(&shard)], targets } })
+}
+
+/// Adjacent shards become one.
+pub fn merge(wanted: &[pg_sys::Oid]) -> Result<Wanted> {
+    let Some(first) = wanted.first() else {
+        return Err(invalid("at least two shards are needed", "Give two or more neighbours."));
+    };
+    let (table, _) = managed_shard(*first)?;
+    let mut unknown: Vec<pg_sys::Oid> = wanted.to_vec();
+    let mut sources: Vec<Shard> = shards::of(table)?;
+    sources.retain(|shard| !shard.is_default && wanted.contains(&shard.oid));
+    unknown.retain(|oid| !sources.iter().any(|shard| shard.oid == *oid));
+    if let Some(stranger) = unknown.first() {
+        let (stranger, table) = (relation::display_name(*stranger)?, relation::display_name(table)?);
+        return Err(invalid(
+            &format!("\"{stranger}\" is not a shard of table \"{table}\""),
+            "Shards of one table can be merged. See SELECT * FROM repart.shards.",
+        ));
+    }
+    if sources.len() < 2 {
+        return Err(invalid("at least two different shards are needed", "Give two or more neighbours."));
+    }
+    for pair in sources.windows(2) {
+        require_adjacent(&pair[0], &pair[1])?;
+    }
+    let lower = sources.first().and_then(|shard| shard.lower.clone());
+    let upper = sources.last().and_then(|shard| shard.upper.clone());
+    let spec = Spec { sources: sources.iter().map(source).collect(), targets: vec![target(lower, upper)] };
+    Ok(Wanted { kind: Kind::Merge, table, spec })
+}
+
+/// The boundary between two neighbours moves.
+pub fn shift(lower: pg_sys::Oid, upper: pg_sys::Oid, boundary: &str) -> Result<Wanted> {
+    let (table, low) = managed_shard(lower)?;
+    let (other, high) = managed_shard(upper)?;
+    if table != other {
+        return Err(invalid(
+            &format!("\"{}\" and \"{}\" are shards of different tables", low.name, high.name),
+            "See SELECT * FROM repart.shards.",
+        ));
+    }
+    require_adjacent(&low, &high)?;
+    let key = shards::key(table)?;
+    let boundary = literal::normalize(key.type_oid, boundary)?;
+    let both = Shard { lower: low.lower.clone(), upper: high.upper.clone(), ..low.clone() };
+    require_inside(&key, &both, std::slice::from_ref(&boundary))?;
+    if low.upper.as_ref() == Some(&boundary) {
+        return Err(invalid(
+            &format!("the boundary between \"{}\" and \"{}\" is {boundary} already", low.name, high.name),
+            "Give another key.",
+        ));
+    }
+    let targets = vec![target(low.lower.clone(), Some(boundary.clone())), target(Some(boundary), high.upper.clone())];
+    Ok(Wanted { kind: Kind::Shift, table, spec: Spec { sources: vec![source(&low), source(&high)], targets } })
+}
+
+/// A shard changes its tablespace.
+pub fn relocate(shard: pg_sys::Oid, node: Option<&str>, tablespace: Option<&str>) -> Result<Wanted> {
+    let (table, shard) = managed_shard(shard)?;
+    if node.is_some_and(|node| node != "local") {
+        return Err(Error::Unsupported {
+            what: "shards can not be moved to other nodes yet".to_owned(),
+            detail: String::new(),
+            hint: "Only node \"local\" exists; give a tablespace.".to_owned(),
+        });
+    }
+    let Some(tablespace) = tablespace else {
+        return Err(invalid("no place to move to is given", "Give a tablespace: repart_move(shard, tablespace => 'name')."));
+    };
+    let default = default_tablespace()?;
+    if shard.tablespace.as_deref().unwrap_or(&default) == tablespace {
+        return Err(invalid(
+            &format!("shard \"{}\" is in tablespace \"{tablespace}\" already", shard.name),
+            "See SELECT * FROM repart.shards.",
+        ));
+    }
+    require_create_privilege(tablespace, &default)?;
+    let moved = Target {
+        name: Some(shard.name.clone()),
+        lower: shard.lower.clone(),
+        upper: shard.upper.clone(),
+        tablespace: Some(tablespace.to_owned()),
+    };
+    let spec = Spec { sources: vec![source(&shard)], targets: vec![moved] };
+    Ok(Wanted { kind: Kind::Move, table, spec })
+}
+
+/// Checks the migration and writes it to the journal; the caller's rights included. Workers are woken
+/// when the caller's transaction commits.
+pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
+    preload::require("migrating")?;
+    relation::require_owner(wanted.table)?;
+    let caller = spi::value::<String>("SELECT pg_catalog.pg_get_userbyid($1)::text", &[role::current().into()])?;
+    let id = role::as_superuser(|| {
+        // One request for a table at a time, so that two cannot take the same shard.
+        spi::query("SELECT pg_catalog.pg_advisory_xact_lock($1, ($2::oid::int8 % 2147483647)::int4)", &[
+            LOCK_CLASS.into(),
+            wanted.table.into(),
+        ], |_| Ok(()))?;
+        let shards: Vec<pg_sys::Oid> = wanted.spec.sources.iter().map(Source::relation).collect();
+        if let Some(other) = journal::conflicting(&shards)? {
+            return Err(Error::InUse {
+                what: format!("migration {other} is using a shard of table \"{}\"", relation::display_name(wanted.table)?),
+                hint: format!("Wait for it with SELECT repart_wait({other}), or cancel it with SELECT repart_cancel({other})."),
+            });
+        }
+        preflight::check_spec(wanted.table, &wanted.spec)?;
+        journal::insert(Request {
+            kind: wanted.kind,
+            relation: wanted.table,
+            spec: &wanted.spec,
+            plan_step: origin.plan_step,
+            predicted: origin.predicted,
+            start_at: origin.start_at,
+            requested_by: caller.unwrap_or_default(),
+        })
+    })?;
+    on_commit::wake_workers();
+    Ok(id)
+}
+
+/// First key of the advisory locks of this file.
+const LOCK_CLASS: i32 = 0x7265_7061;
+
+fn managed_shard(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
+    let (table, shard) = shards::find(shard)?;
+    relation::require_owner(table)?;
+    if !role::as_superuser(|| crate::catalog::tables::is_managed(table))? {
+        return Err(Error::NotManaged(relation::display_name(table)?));
+    }
+    if shard.is_default {
+        return Err(invalid(
+            &format!("\"{}\" is the DEFAULT partition, not a shard", shard.name),
+            "See SELECT * FROM repart.shards.",
+        ));
+    }
+    Ok((table, shard))
+}
+
+fn source(shard: &Shard) -> Source {
+    Source {
+        oid: shard.oid.to_u32(),
+        schema: shard.schema.clone(),
+        name: shard.name.clone(),
+        lower: shard.lower.clone(),
+        upper: shard.upper.clone(),
+    }
+}
+
+fn target(lower: Option<String>, upper: Option<String>) -> Target {
+    Target { name: None, lower, upper, tablespace: None }
+}
+
+fn invalid(what: &str, hint: &str) -> Error {
+    Error::InvalidParameter { what: what.to_owned(), hint: hint.to_owned() }
+}
+
+/// Boundaries must ascend and lie strictly inside the shard; PostgreSQL compares them, as the key's type does.
+fn require_inside(key: &ShardKey, shard: &Shard, at: &[String]) -> Result<()> {
+    let mut edges: Vec<&String> = shard.lower.iter().collect();
+    edges.extend(at);
+    edges.extend(&shard.upper);
+    for pair in edges.windows(2) {
+        let value = |literal: &str| format!("({}::{}{})", spi::quote_literal(literal), key.type_name, key.collate);
+        let sql = format!("SELECT {} < {}", value(pair[0]), value(pair[1]));
+        if spi::query_value::<bool>(&sql, &[])? != Some(true) {
+            let end = |bound: &Option<String>, open: &str| bound.clone().unwrap_or_else(|| open.to_owned());
+            return Err(invalid(
+                &format!("boundary {} does not lie above {}", pair[1], pair[0]),
+                &format!(
+                    "Boundaries must ascend and lie inside the shard's range, from {} to {}.",
+                    end(&shard.lower, "MINVALUE"),
+                    end(&shard.upper, "MAXVALUE")
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn require_adjacent(lower: &Shard, upper: &Shard) -> Result<()> {
+    if lower.upper.is_some() && lower.upper == upper.lower {
+        return Ok(());
+    }
+    Err(invalid(
+        &format!("shards \"{}\" and \"{}\" are not neighbours", lower.name, upper.name),
+        "The upper end of the first must be the lower end of the second. See SELECT * FROM repart.shards.",
+    ))
+}
+
+fn default_tablespace() -> Result<String> {
+    let name = spi::value::<String>(
+        "SELECT t.spcname::text FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
+          WHERE d.datname = pg_catalog.current_database()",
+        &[],
+    )?;
+    Ok(name.unwrap_or_default())
+}
+
+fn require_create_privilege(tablespace: &str, default: &str) -> Result<()> {
+    let allowed = spi::value::<bool>(
+        "SELECT pg_catalog.has_tablespace_privilege($1::oid, oid, 'CREATE') FROM pg_catalog.pg_tablespace WHERE spcname = $2",
+        &[role::current().into(), tablespace.into()],
+    )?;
+    match allowed {
+        Some(true) => Ok(()),
+        // As for CREATE TABLE, the database's default needs no privilege.
+        Some(false) if tablespace == default => Ok(()),
+        Some(false) => Err(Error::NotOwner(tablespace.to_owned())),
+        None => Err(Error::Missing {
+            what: format!("tablespace \"{tablespace}\" does not exist"),
+            hint: "Create it with CREATE TABLESPACE.".to_owned(),
+        }),
+    }
+}

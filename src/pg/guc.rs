@@ -1,0 +1,95 @@
+//! Settings of the running session.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+
+/// Makes an unknown `prefix.name` an error, so that a misspelt setting is noticed.
+pub fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: called from _PG_init with a static C string, as PostgreSQL asks.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
+}
+
+/// Sets a setting of this session, as a superuser's `SET` would. For workers: their session is ours.
+pub fn set(name: &str, value: &str) {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    // SAFETY: both strings are valid for the call; PostgreSQL copies them. Errors unwind as usual.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+    }
+}
+
+/// Re-reads postgresql.conf if a reload was asked for: the signal handler only sets a flag.
+pub fn reload_if_asked() -> bool {
+    // SAFETY: plain globals of this process; ProcessConfigFile is what every PostgreSQL process calls here.
+    unsafe {
+        if pg_sys::ConfigReloadPending == 0 {
+            return false;
+        }
+        pg_sys::ConfigReloadPending = 0;
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+    }
+    true
+}
+
+/// Runs `body` with the output formats that PostgreSQL itself uses between servers, so that a literal
+/// written under one session's settings reads the same under another's.
+pub fn with_transmission_modes<T>(body: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
+    with_settings(&[("datestyle", "ISO"), ("intervalstyle", "postgres"), ("extra_float_digits", "3")], body)
+}
+
+/// Runs `body` with these settings, each a name and a value that any user may set, and restores them.
+pub fn with_settings<T>(
+    settings: &[(&str, &str)],
+    body: impl FnOnce() -> crate::error::Result<T>,
+) -> crate::error::Result<T> {
+    // SAFETY: opens a nest level and closes it; on an SQL error the transaction's abort closes it.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    for (name, value) in settings {
+        set_local(name, value);
+    }
+    let outcome = body();
+    // SAFETY: see above.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    outcome
+}
+
+fn set_local(name: &str, value: &str) {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    // SAFETY: valid strings; GUC_ACTION_SAVE restores the value at the end of the nest level.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Sets a setting until the end of the transaction, as a superuser's `SET LOCAL` would. For workers.
+pub fn set_for_transaction(name: &str, value: &str) {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    // SAFETY: valid strings; GUC_ACTION_LOCAL restores the value when the transaction ends.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}

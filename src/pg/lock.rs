@@ -1,0 +1,19 @@
+//! Locks on relations by OID. They are waited for as long as `lock_timeout` says and kept to the end of
+//! the transaction.
+
+use pgrx::pg_sys;
+
+/// Nobody else reads or writes the relation.
+pub fn access_exclusive(relation: pg_sys::Oid) {
+    lock(relation, pg_sys::AccessExclusiveLock);
+}
+
+/// Nobody else changes the relation's definition; reads and writes go on.
+pub fn share_update_exclusive(relation: pg_sys::Oid) {
+    lock(relation, pg_sys::ShareUpdateExclusiveLock);
+}
+
+fn lock(relation: pg_sys::Oid, mode: u32) {
+    // SAFETY: inside a transaction, as all our code is; the OID need not exist: callers look afterwards.
+    unsafe { pg_sys::LockRelationOid(relation, mode as i32) }
+}

@@ -1,0 +1,20 @@
+//! What touches PostgreSQL's C interface: the only folder with unsafe code.
+
+pub mod background;
+pub mod databases;
+pub mod guc;
+pub mod literal;
+pub mod lock;
+pub mod name;
+pub mod on_commit;
+pub mod opclass;
+pub mod partition;
+pub mod preload;
+pub mod regclass;
+pub mod relation;
+pub mod role;
+pub mod shared;
+pub mod snapshot_guard;
+pub mod spi;
+pub mod time;
+pub mod txn;

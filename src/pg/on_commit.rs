@@ -1,0 +1,15 @@
+//! What is done once the running transaction has committed.
+
+use pgrx::{PgXactCallbackEvent, register_xact_callback};
+
+use crate::pg::{background, preload, shared};
+
+/// Lets the workers of this database look at what this transaction changed, as soon as they can see it.
+/// Nothing happens if it rolls back, or where the library is not preloaded.
+pub fn wake_workers() {
+    if !preload::is_preloaded() {
+        return;
+    }
+    let database = background::my_database();
+    register_xact_callback(PgXactCallbackEvent::Commit, move || shared::announce(database));
+}

@@ -1,0 +1,71 @@
+//! Short forms for SQL: values are bound, never pasted into the text.
+
+use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
+use pgrx::spi::{Spi, SpiHeapTupleData};
+
+use crate::error::{Error, Result};
+
+pub use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
+
+/// One row of a result; columns count from 1.
+pub struct Row<'a>(SpiHeapTupleData<'a>);
+
+impl Row<'_> {
+    /// A column that may be NULL.
+    pub fn optional<T: IntoDatum + FromDatum>(&self, column: usize) -> Result<Option<T>> {
+        Ok(self.0.get::<T>(column)?)
+    }
+
+    /// A column that is never NULL.
+    pub fn get<T: IntoDatum + FromDatum>(&self, column: usize) -> Result<T> {
+        self.optional(column)?.ok_or_else(|| Error::Internal(format!("column {column} of a result is null")))
+    }
+}
+
+/// Runs a command that may change something; returns the number of rows it processed.
+pub fn run(sql: &str, args: &[DatumWithOid]) -> Result<u64> {
+    Spi::connect_mut(|client| {
+        client.update(sql, None, args)?;
+        Ok(processed())
+    })
+}
+
+/// Runs a statement without arguments, such as DDL.
+pub fn execute(sql: &str) -> Result<u64> {
+    run(sql, &[])
+}
+
+/// The rows of a query that changes nothing.
+pub fn select<T>(sql: &str, args: &[DatumWithOid], each: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+    Spi::connect(|client| collect(client.select(sql, None, args)?, each))
+}
+
+/// The rows of a query that changes something (`INSERT … RETURNING`) or that must see what this
+/// transaction changed.
+pub fn query<T>(sql: &str, args: &[DatumWithOid], each: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+    Spi::connect_mut(|client| collect(client.update(sql, None, args)?, each))
+}
+
+/// The first row of [`select`], if any.
+pub fn select_first<T>(sql: &str, args: &[DatumWithOid], each: impl FnMut(&Row) -> Result<T>) -> Result<Option<T>> {
+    Ok(select(sql, args, each)?.into_iter().next())
+}
+
+/// The single value of [`select`]: `None` for no row and for NULL.
+pub fn value<T: IntoDatum + FromDatum>(sql: &str, args: &[DatumWithOid]) -> Result<Option<T>> {
+    Ok(select_first(sql, args, |row| row.optional(1))?.flatten())
+}
+
+/// The single value of [`query`]: `None` for no row and for NULL.
+pub fn query_value<T: IntoDatum + FromDatum>(sql: &str, args: &[DatumWithOid]) -> Result<Option<T>> {
+    Ok(query(sql, args, |row| row.optional(1))?.into_iter().next().flatten())
+}
+
+fn collect<T>(table: pgrx::spi::SpiTupleTable, mut each: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+    table.map(|row| each(&Row(row))).collect()
+}
+
+fn processed() -> u64 {
+    // SAFETY: a global that the SPI call just before has set.
+    unsafe { pgrx::pg_sys::SPI_processed }
+}

@@ -1,0 +1,139 @@
+//! Transactions of workers. `BackgroundWorker::transaction` commits whatever its closure returns and
+//! ends the process on an SQL error; this wrapper rolls back on both, and on a panic, and reports.
+
+use std::ffi::CString;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgTryBuilder, pg_sys};
+
+use crate::error::{Error, Result};
+
+/// The isolation level of a worker's transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each statement sees what was committed before it.
+    ReadCommitted,
+    /// All statements see one snapshot: what catch-up and verification need.
+    RepeatableRead,
+}
+
+/// Runs `body` in a transaction of its own: commits on `Ok`, rolls back on `Err`, SQL error or panic.
+pub fn run<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    run_at(Isolation::ReadCommitted, body)
+}
+
+/// As [`run`], at the given isolation level.
+pub fn run_at<T>(isolation: Isolation, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: workers call this outside of a transaction only; the level is set before the first snapshot.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::XactIsoLevel = match isolation {
+            Isolation::ReadCommitted => pg_sys::XACT_READ_COMMITTED as i32,
+            Isolation::RepeatableRead => pg_sys::XACT_REPEATABLE_READ as i32,
+        };
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+    let outcome = caught(|| {
+        let value = body()?;
+        // SAFETY: ends what was begun above; nothing else was pushed, since SPI pops its own snapshots.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(value)
+    });
+    if outcome.is_err() {
+        // SAFETY: valid in any transaction state; it also releases locks, snapshots and memory.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    // SAFETY: outside of a transaction, as it asks.
+    unsafe { pg_sys::pgstat_report_stat(true) };
+    outcome
+}
+
+/// Runs a `VACUUM` command, which manages transactions of its own and so cannot go through SPI.
+pub fn vacuum(command: &str) -> Result<()> {
+    let command = CString::new(command).map_err(|_| Error::Internal("a command contains NUL".to_owned()))?;
+    // SAFETY: outside of a transaction, as `run_at`. The context outlives the transactions that VACUUM
+    // begins and ends; it is what PortalContext is in a session, and is deleted below.
+    let context = unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::TopMemoryContext,
+            c"repart vacuum".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        pg_sys::PortalContext = context;
+        context
+    };
+    let outcome = caught(|| {
+        // SAFETY: the command is a single VACUUM; the parse tree is made in the context above. VACUUM
+        // returns inside a transaction that it began.
+        unsafe {
+            let caller = pg_sys::MemoryContextSwitchTo(context);
+            let statements = pgrx::PgList::<pg_sys::RawStmt>::from_pg(pg_sys::raw_parser(
+                command.as_ptr(),
+                pg_sys::RawParseMode::RAW_PARSE_DEFAULT,
+            ));
+            let parse_state = pg_sys::make_parsestate(std::ptr::null_mut());
+            pg_sys::MemoryContextSwitchTo(caller);
+            if let Some(statement) = statements.get_ptr(0) {
+                pg_sys::ExecVacuum(parse_state, (*statement).stmt.cast(), true);
+            }
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(())
+    });
+    // SAFETY: as in `run_at`; nothing refers to the context any more.
+    unsafe {
+        if outcome.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        pg_sys::PortalContext = std::ptr::null_mut();
+        pg_sys::MemoryContextDelete(context);
+        pg_sys::pgstat_report_stat(true);
+    }
+    outcome
+}
+
+/// Turns SQL errors and panics of `body` into an [`Error`]. The transaction must be ended afterwards.
+fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    PgTryBuilder::new(AssertUnwindSafe(body))
+        .catch_others(|cause| Err(from_caught(cause)))
+        .catch_rust_panic(|cause| Err(from_caught(cause)))
+        .execute()
+}
+
+fn from_caught(cause: CaughtError) -> Error {
+    match cause {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => Error::Sql {
+            code: report.sql_error_code(),
+            message: report.message().to_owned(),
+            detail: report.detail().map(ToOwned::to_owned),
+        },
+    }
+}
+
+/// Runs `body` with the newest snapshot, whatever the isolation level of the caller's statement:
+/// for functions that wait for what others commit.
+pub fn with_latest_snapshot<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: pushed and popped in pairs; on an SQL error the transaction's abort pops it.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let outcome = body();
+    // SAFETY: see above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    outcome
+}
+
+/// The id of the running transaction, assigning one if needed.
+pub fn current_xid() -> pg_sys::TransactionId {
+    // SAFETY: inside a transaction, or it raises an SQL error.
+    unsafe { pg_sys::GetCurrentTransactionId() }
+}

@@ -1,0 +1,162 @@
+//! The observer: samples, forecasts, plans, starts movers and recovers what a crash left, in one database.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use crate::catalog::{extension, journal, tables};
+use crate::error::{Error, Result};
+use crate::pg::shared::{self, Presence};
+use crate::pg::{background, guc, txn};
+use crate::settings::{self, Mode};
+use crate::worker::mover;
+use crate::{decide, observe};
+
+/// The longest time between two looks at the journal; usually a commit wakes the observer.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often old rows are deleted.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Asks PostgreSQL to start an observer in a database.
+pub fn start(database: pg_sys::Oid) -> Result<()> {
+    background::start("repart observer", "repart_observer_main", &database.to_u32().to_string())
+}
+
+/// Entry point of the process.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn repart_observer_main(_argument: pg_sys::Datum) {
+    background::attach_signals();
+    let Ok(number) = background::my_argument().parse::<u32>() else {
+        log!("repart observer: started without a database");
+        return;
+    };
+    let database = pg_sys::Oid::from(number);
+    background::connect(database);
+    background::report_name("repart observer");
+    guc::set("search_path", "pg_catalog, pg_temp");
+    guc::set("statement_timeout", "0");
+    guc::set("idle_in_transaction_session_timeout", "0");
+    guc::set("datestyle", "ISO");
+    note(database, Presence::Running);
+    let mut observer = Observer::new();
+    loop {
+        match txn::run(extension::is_installed) {
+            Ok(true) => observer.round(),
+            Ok(false) => return note(database, Presence::Absent),
+            Err(error) => log!("repart observer: {error}"),
+        }
+        background::report_idle("waiting");
+        background::wait(observer.until_next_job());
+    }
+}
+
+fn note(database: pg_sys::Oid, presence: Presence) {
+    shared::workers(|workers| {
+        if let Some(slot) = workers.database_mut(database) {
+            slot.presence = presence;
+            slot.pid = if presence == Presence::Running { background::my_pid() } else { 0 };
+        }
+    });
+}
+
+/// The jobs of the observer, each with its own due time. A job that fails is logged and tried again when
+/// it is next due; it stops neither the others nor the worker.
+struct Observer {
+    sampled: Option<Instant>,
+    planned: Option<Instant>,
+    purged: Option<Instant>,
+    /// The last error of each job, so that one that stays is logged once.
+    errors: BTreeMap<&'static str, String>,
+}
+
+impl Observer {
+    fn new() -> Self {
+        Self { sampled: None, planned: None, purged: None, errors: BTreeMap::new() }
+    }
+
+    fn round(&mut self) {
+        self.run("migrating", start_movers);
+        if settings::mode() == Mode::Off {
+            return;
+        }
+        if due(self.sampled, settings::sample_interval()) {
+            self.sampled = Some(Instant::now());
+            self.run("sampling", || txn::run(observe::sample).map(|_| ()));
+        }
+        if due(self.planned, settings::forecast_interval()) {
+            self.planned = Some(Instant::now());
+            self.run("judging", || txn::run(decide::learn::judge).map(|_| ()));
+            self.run("planning", plan_all);
+        }
+        if due(self.purged, PURGE_INTERVAL) {
+            self.purged = Some(Instant::now());
+            self.run("purging", || {
+                txn::run(tables::forget_dropped)?;
+                txn::run(observe::purge).map(|_| ())
+            });
+        }
+    }
+
+    fn run(&mut self, job: &'static str, body: impl FnOnce() -> Result<()>) {
+        background::report_active(job);
+        match body() {
+            Ok(()) => {
+                self.errors.remove(job);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.errors.get(job) != Some(&text) {
+                    log!("repart observer: {job}: {text}");
+                    self.errors.insert(job, text);
+                }
+            }
+        }
+    }
+
+    fn until_next_job(&self) -> Duration {
+        if settings::mode() == Mode::Off {
+            return LOOK;
+        }
+        let left = |last: Option<Instant>, interval: Duration| {
+            last.map_or(Duration::ZERO, |last| interval.saturating_sub(last.elapsed()))
+        };
+        LOOK.min(left(self.sampled, settings::sample_interval()))
+            .min(left(self.planned, settings::forecast_interval()))
+            .max(Duration::from_millis(1))
+    }
+}
+
+fn due(last: Option<Instant>, interval: Duration) -> bool {
+    last.is_none_or(|last| last.elapsed() >= interval)
+}
+
+/// Starts movers for migrations that may run: those that a crash interrupted first, then queued ones.
+fn start_movers() -> Result<()> {
+    let mut running = mover::running();
+    for migration in txn::run(journal::runnable)? {
+        if running.len() >= settings::max_movers() {
+            break;
+        }
+        if !running.contains(&migration) {
+            mover::start(migration)?;
+            running.push(migration);
+        }
+    }
+    Ok(())
+}
+
+/// Plans, and in `auto` mode queues what the plan says. An error in one table does not stop the others.
+fn plan_all() -> Result<()> {
+    let mut failure = None;
+    for table in txn::run(tables::managed)? {
+        let outcome = txn::run(|| decide::plan::make_plan(Some(table))).and_then(|plan| match settings::mode() {
+            Mode::Auto => txn::run(|| crate::migrate::apply::plan(plan)).map(|_| ()),
+            Mode::Off | Mode::Advise => Ok(()),
+        });
+        failure = failure.or(outcome.err());
+    }
+    failure.map_or(Ok(()), |error: Error| Err(error))
+}

@@ -1,0 +1,113 @@
+//! What must not be left when a migration has ended, whichever way.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::repart::Session;
+use crate::wait::LONG;
+
+/// Each query names objects that only a running migration may have.
+const LEFTOVERS: [(&str, &str); 8] = [
+    (
+        "relations in schema repart",
+        "SELECT c.oid::regclass::text FROM pg_class c
+         WHERE c.relnamespace = 'repart'::regnamespace AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
+           AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
+                           WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                             AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'repart')",
+    ),
+    (
+        "functions in schema repart",
+        "SELECT p.oid::regprocedure::text FROM pg_proc p
+         WHERE p.pronamespace = 'repart'::regnamespace
+           AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
+                           WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+                             AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'repart')",
+    ),
+    (
+        "types in schema repart",
+        "SELECT t.oid::regtype::text FROM pg_type t
+         WHERE t.typnamespace = 'repart'::regnamespace AND t.typrelid = 0 AND t.typelem = 0
+           AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
+                           WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+                             AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'repart')",
+    ),
+    (
+        "capture triggers",
+        "SELECT tgrelid::regclass || ': ' || tgname FROM pg_trigger WHERE tgname LIKE 'repart%'",
+    ),
+    (
+        "constraints on shards",
+        "SELECT conrelid::regclass || ': ' || conname FROM pg_constraint WHERE conname LIKE 'repart%'
+           AND connamespace <> 'repart'::regnamespace",
+    ),
+    (
+        "tables beside the partition trees",
+        "SELECT c.oid::regclass::text FROM pg_class c
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND NOT c.relispartition",
+    ),
+    ("prepared transactions", "SELECT gid FROM pg_prepared_xacts"),
+    ("replication slots", "SELECT slot_name::text FROM pg_replication_slots"),
+];
+
+/// Proves that no migration has left anything, in this database, which must hold sharded tables only.
+///
+/// # Panics
+/// Panics with what is left, when it does not go away within seconds: cleaning may end after the state says
+/// that the migration failed.
+pub fn assert_nothing_left(session: &mut Session) {
+    let deadline = Instant::now() + LONG / 6;
+    loop {
+        let mut found = Vec::new();
+        for (what, sql) in LEFTOVERS {
+            found.extend(
+                session
+                    .texts(sql)
+                    .into_iter()
+                    .map(|name| format!("{what}: {name}")),
+            );
+        }
+        if found.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {found:#?}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Proves that every row is in the shard whose bounds it meets, and is found by index and by scan alike.
+///
+/// # Panics
+/// Panics when it is not so.
+pub fn assert_sound(session: &mut Session, table: &str) {
+    let shards = session.query(
+        "SELECT relid::regclass::text, pg_get_partition_constraintdef(relid) FROM pg_partition_tree($1::text::regclass)
+         WHERE isleaf",
+        &[&table],
+    );
+    for shard in shards {
+        let (name, constraint): (String, Option<String>) = (shard.get(0), shard.get(1));
+        let Some(constraint) = constraint else {
+            continue;
+        };
+        let misplaced = session.number(&format!(
+            "SELECT count(*) FROM ONLY {name} WHERE NOT ({constraint})"
+        ));
+        assert_eq!(misplaced, 0, "rows of {name} that violate {constraint}");
+        let mut counts = Vec::new();
+        for (off, on) in [("indexscan", "seqscan"), ("seqscan", "indexscan")] {
+            session.run(&format!(
+                "SET enable_{off} = off; SET enable_{on} = on; SET enable_bitmapscan = off"
+            ));
+            counts.push(session.number(&format!(
+                "SELECT count(*) FROM (SELECT DISTINCT id FROM ONLY {name} WHERE id IS NOT NULL ORDER BY id) AS keys"
+            )));
+            session.run("RESET enable_seqscan; RESET enable_indexscan; RESET enable_bitmapscan");
+        }
+        counts.push(session.number(&format!("SELECT count(*) FROM ONLY {name}")));
+        assert!(
+            counts.iter().all(|&count| count == counts[0]),
+            "{name}: by scan, by index, in all: {counts:?}"
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! Throwaway PostgreSQL clusters.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postgres::{Client, Config, NoTls};
+
+use crate::run_dir::{RunDir, as_server_user, run};
+use crate::wait::{LONG, wait_for};
+
+/// How `pg_ctl` stops a server.
+#[derive(Clone, Copy, Debug)]
+pub enum Shutdown {
+    /// Rolls back, writes a checkpoint.
+    Fast,
+    /// Like a crash: recovery at the next start.
+    Immediate,
+}
+
+impl Shutdown {
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Immediate => "immediate",
+        }
+    }
+}
+
+/// A running server of its own, with repart preloaded. It is stopped and removed when dropped.
+pub struct Cluster {
+    run_dir: Arc<RunDir>,
+    name: String,
+    port: u16,
+}
+
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+impl Cluster {
+    /// Starts one with lines to add to `postgresql.conf`.
+    pub fn start(settings: &[&str]) -> Self {
+        let run_dir = RunDir::get();
+        let name = format!(
+            "c{}-{}",
+            std::process::id(),
+            STARTED.fetch_add(1, Ordering::Relaxed)
+        );
+        let cluster = Self {
+            run_dir,
+            name,
+            port: free_port(),
+        };
+        let mut copy = as_server_user("cp");
+        copy.arg("-a")
+            .arg(cluster.run_dir.template())
+            .arg(cluster.data_dir());
+        run(copy);
+        cluster.configure(settings);
+        cluster.pg_ctl(&["start"]);
+        cluster
+    }
+
+    /// [`Cluster::start`], with the extension created in the database `postgres`.
+    pub fn with_repart(settings: &[&str]) -> Self {
+        let cluster = Self::start(settings);
+        cluster
+            .connect("postgres")
+            .batch_execute("CREATE EXTENSION repart")
+            .unwrap();
+        cluster
+    }
+
+    fn configure(&self, settings: &[&str]) {
+        use std::io::Write;
+        let mut lines = vec![
+            format!("port = {}", self.port),
+            "listen_addresses = '127.0.0.1'".to_owned(),
+            format!(
+                "unix_socket_directories = '{}'",
+                self.run_dir.path().display()
+            ),
+            "shared_preload_libraries = 'repart'".to_owned(),
+            // What these tests are about is what survives a crash of processes, not of the machine.
+            "fsync = off".to_owned(),
+            "shared_buffers = 64MB".to_owned(),
+            "max_prepared_transactions = 10".to_owned(),
+            "log_line_prefix = '%m [%p] %b '".to_owned(),
+            // A slow test must not leave a session that waits forever.
+            "statement_timeout = 120s".to_owned(),
+        ];
+        lines.extend(settings.iter().map(|&line| line.to_owned()));
+        let mut tee = as_server_user("tee")
+            .arg("-a")
+            .arg(self.data_dir().join("postgresql.conf"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        tee.stdin
+            .take()
+            .unwrap()
+            .write_all((lines.join("\n") + "\n").as_bytes())
+            .unwrap();
+        assert!(tee.wait().unwrap().success());
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.run_dir.path().join(&self.name)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.run_dir.path().join(format!("{}.log", self.name))
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    fn pg_ctl(&self, arguments: &[&str]) {
+        let mut command = as_server_user(self.run_dir.program("pg_ctl"));
+        command
+            .arg("-D")
+            .arg(self.data_dir())
+            .arg("-l")
+            .arg(self.log_file())
+            .args(["-w", "-s"]);
+        // The server inherits these; a pipe would never reach its end.
+        let status = command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(
+            status.success(),
+            "pg_ctl {arguments:?} failed; the log ends with:\n{}",
+            self.log_tail(40)
+        );
+    }
+
+    /// Stops the server and starts it again.
+    pub fn restart(&self, how: Shutdown) {
+        self.stop(how);
+        self.pg_ctl(&["start"]);
+    }
+
+    /// Stops the server.
+    pub fn stop(&self, how: Shutdown) {
+        self.pg_ctl(&["stop", "-m", how.mode()]);
+    }
+
+    /// How clients reach a database.
+    pub fn config(&self, database: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host_path(self.run_dir.path())
+            .port(self.port)
+            .user("postgres")
+            .dbname(database);
+        config
+    }
+
+    /// A new session.
+    pub fn connect(&self, database: &str) -> Client {
+        self.config(database).connect(NoTls).unwrap()
+    }
+
+    /// A new session as soon as the server admits one: after a crash it takes a moment.
+    pub fn reconnect(&self, database: &str) -> Client {
+        wait_for("the server to accept connections", LONG, || {
+            let mut client = self.config(database).connect(NoTls).ok()?;
+            // A postmaster that has not noticed the crash yet still hands out sessions.
+            client.batch_execute("SELECT 1").ok().map(|()| client)
+        })
+    }
+
+    /// Runs SQL through psql and returns what it prints, unaligned.
+    pub fn psql(&self, database: &str, sql: &str) -> String {
+        let mut psql = as_server_user(self.run_dir.program("psql"));
+        psql.args([
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "-h",
+        ]);
+        psql.arg(self.run_dir.path())
+            .args(["-p", &self.port.to_string(), "-c", sql]);
+        run(psql)
+    }
+
+    /// Kills a process of this server with SIGKILL. The postmaster answers by restarting all of them.
+    pub fn kill9(&self, pid: i32) {
+        assert!(pid > 1);
+        // SAFETY: kill takes any process id; the caller got this one from pg_stat_activity just now.
+        let result = unsafe { libc::kill(pid, libc::SIGKILL) };
+        assert_eq!(result, 0, "process {pid} was not there to kill");
+    }
+
+    /// Makes a tablespace and returns its directory.
+    pub fn create_tablespace(&self, name: &str) -> PathBuf {
+        let directory = self.run_dir.path().join(format!("{}-{name}", self.name));
+        let mut mkdir = as_server_user("mkdir");
+        mkdir.args(["-m", "700"]).arg(&directory);
+        run(mkdir);
+        let sql = format!(
+            "CREATE TABLESPACE {name} LOCATION '{}'",
+            directory.display()
+        );
+        self.connect("postgres").batch_execute(&sql).unwrap();
+        directory
+    }
+
+    fn log_tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the server's log ends with:\n{}", self.log_tail(60));
+        }
+        let mut stop = as_server_user(self.run_dir.program("pg_ctl"));
+        stop.arg("-D")
+            .arg(self.data_dir())
+            .args(["-m", "immediate", "-w", "-s", "stop"]);
+        let _ = stop.output();
+        let _ = fs::remove_dir_all(self.data_dir());
+        let _ = fs::remove_file(self.log_file());
+    }
+}
+
+/// A port below the range from which the kernel takes those of outgoing connections.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port =
+            20_000 + (std::process::id().wrapping_mul(37).wrapping_add(next) % 10_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Harness of the client-side tests: real servers, real clients, real crashes.
+//!
+//! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
+//! - [`repart`]: the SQL surface of repart as the tests call it;
+//! - [`aftermath`]: what must not be left when a migration has ended;
+//! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
+//! - [`wait`]: waiting for something to become true, with a deadline.
+//!
+//! Run them with `make client`: it installs the extension in a copy of the server and removes everything
+//! afterwards. `tests/bin/throwaway --install cargo test -p repart-tests` is the same by hand.
+
+// A harness has nobody to return an error to: a test that cannot go on must stop, saying where.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod aftermath;
+pub mod cluster;
+pub mod repart;
+pub mod run_dir;
+pub mod wait;
+pub mod workload;

@@ -1,0 +1,178 @@
+//! Clients that remember what they committed. Each owns the keys of its own remainder, so that it alone knows
+//! what every one of them must look like, compares every single read with that, and at the end the whole
+//! table is compared with what all of them remember: no row lost, doubled or wrong.
+
+mod client;
+mod memory;
+mod operation;
+mod random;
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use postgres::Config;
+
+use crate::cluster::Cluster;
+use crate::wait::{LONG, wait_until};
+use client::Worker;
+use memory::{Memory, Value};
+pub use report::Report;
+
+/// What the clients do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The table, made by [`crate::repart::Session::create_sharded_table`].
+    pub table: String,
+    /// The keys they use are 0 .. keys.
+    pub keys: i64,
+    /// How many clients.
+    pub clients: i64,
+    /// Whether the server may go away under them: they then connect again and find out what was committed.
+    pub crashes: bool,
+    /// Time that a client thinks between two operations.
+    pub pause: Duration,
+}
+
+impl Options {
+    /// Four clients on a table with keys below `keys`, on a server that stays.
+    #[must_use]
+    pub fn new(table: &str, keys: i64) -> Self {
+        Self {
+            table: table.to_owned(),
+            keys,
+            clients: 4,
+            crashes: false,
+            pause: Duration::from_millis(1),
+        }
+    }
+
+    /// The same, on a server that may crash.
+    #[must_use]
+    pub fn with_crashes(self) -> Self {
+        Self {
+            crashes: true,
+            ..self
+        }
+    }
+}
+
+/// Running clients.
+pub struct Workload {
+    options: Options,
+    config: Config,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<(Memory, Report)>>,
+}
+
+/// What the clients and the test tell each other.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    operations: AtomicU64,
+}
+
+impl Workload {
+    /// Starts the clients, on a table that is as it was created.
+    pub fn start(cluster: &Cluster, database: &str, options: Options) -> Self {
+        let config = cluster.config(database);
+        let shared = Arc::new(Shared::default());
+        let threads = (0..options.clients)
+            .map(|client| {
+                let memory = Memory::of_loaded(client, options.clients, options.keys);
+                let worker =
+                    Worker::new(config.clone(), options.clone(), memory, Arc::clone(&shared));
+                std::thread::spawn(move || worker.work())
+            })
+            .collect();
+        let workload = Self {
+            options,
+            config,
+            shared,
+            threads,
+        };
+        workload.proceed(50);
+        workload
+    }
+
+    /// Waits until the clients together have done so many more operations.
+    pub fn proceed(&self, operations: u64) {
+        let goal = self.shared.operations.load(Ordering::Relaxed) + operations;
+        wait_until(
+            &format!("the clients to do {operations} more operations"),
+            LONG,
+            || {
+                self.shared.operations.load(Ordering::Relaxed) >= goal
+                    || self.threads.iter().any(JoinHandle::is_finished)
+            },
+        );
+    }
+
+    /// Stops the clients, compares the table with what they remember, and reports.
+    pub fn stop(mut self) -> Report {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let mut report = Report::default();
+        let mut remembered = BTreeMap::new();
+        for thread in std::mem::take(&mut self.threads) {
+            let (memory, one) = thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            remembered.extend(memory.into_rows());
+            report.add(one);
+        }
+        self.compare(&remembered, &mut report);
+        report
+    }
+
+    fn compare(&self, remembered: &BTreeMap<i64, Value>, report: &mut Report) {
+        let mut client = self.config.connect(postgres::NoTls).unwrap();
+        let sql = format!(
+            "SELECT id, payload, counter FROM {} ORDER BY id",
+            self.options.table
+        );
+        let mut found: BTreeMap<i64, Value> = BTreeMap::new();
+        for row in client.query(&sql, &[]).unwrap() {
+            let key = row.get(0);
+            if found
+                .insert(
+                    key,
+                    Value {
+                        payload: row.get(1),
+                        counter: row.get(2),
+                    },
+                )
+                .is_some()
+            {
+                report
+                    .wrong
+                    .push(format!("in the end key {key} is there twice"));
+            }
+        }
+        for key in 0..self.options.keys {
+            let (is, should) = (found.remove(&key), remembered.get(&key));
+            if is.as_ref() != should {
+                report.wrong.push(format!(
+                    "in the end key {key} is {is:?} and should be {should:?}"
+                ));
+            }
+        }
+        report.wrong.extend(
+            found
+                .keys()
+                .map(|key| format!("in the end there is key {key}, which nobody inserted")),
+        );
+    }
+}
+
+impl Drop for Workload {
+    /// A test that panics must not leave clients at work.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in std::mem::take(&mut self.threads) {
+            let _ = thread.join();
+        }
+    }
+}

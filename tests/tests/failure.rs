@@ -1,0 +1,113 @@
+//! One migration that fails or is cancelled disturbs nothing else, and workers that die come back.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
+
+use std::fs;
+
+use repart_tests::aftermath::{assert_nothing_left, assert_sound};
+use repart_tests::cluster::Cluster;
+use repart_tests::repart::Session;
+use repart_tests::wait::{LONG, wait_until};
+use repart_tests::workload::{Options, Workload};
+
+const KEYS: i64 = 6_000;
+
+#[test]
+fn a_migration_that_fails_stops_neither_the_workers_nor_another_migration() {
+    let cluster = Cluster::with_repart(&["repart.max_movers = 2"]);
+    let broken = cluster.create_tablespace("broken");
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("t", &[3_000], KEYS);
+    session.create_sharded_table("u", &[3_000], KEYS);
+    let workload = Workload::start(&cluster, "postgres", Options::new("t", KEYS));
+    let launcher = session.wait_worker("launcher");
+    let observer = session.wait_worker("observer");
+
+    session.hold_at("preparing");
+    let failing = session.queue("repart_move('t1', tablespace => 'broken')");
+    let fine = session.queue("repart_split('u1', '1000')");
+    session.wait_held("preparing");
+    fs::remove_dir_all(&broken).unwrap();
+    session.release();
+
+    let migration = session.wait_ended(failing);
+    assert_eq!(migration.state, "failed", "{migration:?}");
+    assert!(
+        migration.error.is_some_and(|error| !error.is_empty()),
+        "a failed migration says why"
+    );
+    session.wait_done(fine);
+    assert_eq!(session.bounds("u"), [1_000, 3_000]);
+    assert_eq!(session.wait_worker("launcher"), launcher);
+    assert_eq!(session.wait_worker("observer"), observer);
+    assert_eq!(session.bounds("t"), [3_000]);
+
+    // The table that could not be moved can still be split.
+    let split = session.queue("repart_split('t1', '1000')");
+    session.wait_done(split);
+    assert_eq!(session.bounds("t"), [1_000, 3_000]);
+    workload.stop().assert_clean();
+    assert_nothing_left(&mut session);
+    assert_sound(&mut session, "t");
+    assert_sound(&mut session, "u");
+}
+
+/// Cancels a migration that is held at a point and checks that the old shards are as if nothing had been.
+fn cancel_at(point: &str) {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("t", &[3_000], KEYS);
+    let workload = Workload::start(&cluster, "postgres", Options::new("t", KEYS));
+    session.hold_at(point);
+    let id = session.queue("repart_split('t1', '1000')");
+    session.wait_held(point);
+    workload.proceed(100);
+    session.query("SELECT repart_cancel($1)", &[&id]);
+    session.release();
+    assert_eq!(session.wait(id), "cancelled", "{:?}", session.migration(id));
+    assert_nothing_left(&mut session);
+    assert_eq!(session.bounds("t"), [3_000]);
+    assert_eq!(session.shards("t")[0].name, "t1");
+    workload.proceed(100);
+    workload.stop().assert_clean();
+    assert_sound(&mut session, "t");
+}
+
+#[test]
+fn a_migration_cancelled_while_copying_leaves_nothing() {
+    cancel_at("copying");
+}
+
+#[test]
+fn a_migration_cancelled_while_verifying_leaves_nothing() {
+    cancel_at("verifying");
+}
+
+#[test]
+fn workers_that_are_killed_come_back() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("t", &[3_000], KEYS);
+    for kind in ["observer", "launcher"] {
+        let pid = session.wait_worker(kind);
+        cluster.kill9(pid);
+        session.reopen();
+        wait_until(
+            &format!("another {kind} than {pid}"),
+            LONG,
+            || matches!(session.workers(kind)[..], [another] if another != pid),
+        );
+    }
+    // Terminated, not killed: the server does not restart, so that the launcher has to notice.
+    let observer = session.wait_worker("observer");
+    session.query("SELECT pg_terminate_backend($1)", &[&observer]);
+    wait_until(
+        "an observer after the terminated one",
+        LONG,
+        || matches!(session.workers("observer")[..], [another] if another != observer),
+    );
+    let split = session.queue("repart_split('t1', '1000')");
+    session.wait_done(split);
+    assert_eq!(session.bounds("t"), [1_000, 3_000]);
+    assert_nothing_left(&mut session);
+}
