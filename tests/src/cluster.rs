@@ -66,10 +66,10 @@ impl Cluster {
     /// [`Cluster::start`], with the extension created in the database `postgres`.
     pub fn with_repart(settings: &[&str]) -> Self {
         let cluster = Self::start(settings);
-        cluster
+        let created = cluster
             .connect("postgres")
-            .batch_execute("CREATE EXTENSION repart")
-            .unwrap();
+            .batch_execute("CREATE EXTENSION repart");
+        created.unwrap_or_else(|error| panic!("CREATE EXTENSION repart: {error:?}"));
         cluster
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// PostgreSQL's major version under test.
 fn major() -> String {
-    std::env::var("PG_MAJOR").unwrap_or_else(|_| "15".to_owned())
+    std::env::var("REPART_PG_MAJOR").unwrap_or_else(|_| "15".to_owned())
 }
 
 /// A directory that the server's user can reach, with a copy of the server that has repart installed.

@@ -47,19 +47,8 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
     if season == Season::Steps(0) {
         return Err(ForecastError::BadSeason);
     }
-    let recent = series.values.len().saturating_sub(MAX_DETECTION);
-    let mut values: Vec<f64> = series
-        .values
-        .iter()
-        .skip(recent)
-        .copied()
-        .map(usable_or_nan)
-        .collect();
-    let first = values
-        .iter()
-        .position(|v| !v.is_nan())
-        .ok_or(ForecastError::NoData)?;
-    values.drain(..first);
+    let mut values = recent(series).ok_or(ForecastError::NoData)?;
+    let missed = series.values.len() - values.len();
     let largest = values
         .iter()
         .copied()
@@ -84,7 +73,7 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
         .saturating_mul(MAX_CYCLES)
         .clamp(MIN_HISTORY, MAX_HISTORY);
     let cut = values.len().saturating_sub(keep);
-    let skipped = i64::try_from(recent + first + cut).unwrap_or(i64::MAX);
+    let skipped = i64::try_from(missed + cut).unwrap_or(i64::MAX);
     Ok(History {
         series: Series {
             start: series
@@ -97,6 +86,21 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
         scale,
         seasons,
     })
+}
+
+/// The last [`MAX_DETECTION`] values from the first usable one on, the others NaN; `None` without any.
+fn recent(series: &Series) -> Option<Vec<f64>> {
+    let old = series.values.len().saturating_sub(MAX_DETECTION);
+    let mut values: Vec<f64> = series
+        .values
+        .iter()
+        .skip(old)
+        .copied()
+        .map(usable_or_nan)
+        .collect();
+    let first = values.iter().position(|v| !v.is_nan())?;
+    values.drain(..first);
+    Some(values)
 }
 
 /// Fills gaps longer than a quarter of the season with the values one season earlier.
