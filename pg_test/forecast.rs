@@ -78,18 +78,17 @@ mod tests {
     fn a_forecast_that_cannot_be_made_is_refused() {
         orders();
         Spi::run("CREATE TABLE plain (id int)").expect("a table");
-        for (call, code, expected) in [
-            ("NULL", PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "relation must not be null"),
-            ("'plain'", PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "table \"plain\" is not managed by repart"),
-            ("'orders', '0'", PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "horizon must be positive"),
-            ("'orders', '-1 day'", PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "horizon must be positive"),
-            ("'orders', '1 day', 'crystal'", PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "invalid value for parameter \"model\": \"crystal\""),
+        for (call, expected) in [
+            ("NULL", "22004: relation must not be null"),
+            ("'plain'", "55000: table \"plain\" is not managed by repart"),
+            ("'orders', '0'", "22023: horizon must be positive"),
+            ("'orders', '-1 day'", "22023: horizon must be positive"),
+            ("'orders', '1 day', 'crystal'", "22023: invalid value for parameter \"model\": \"crystal\""),
         ] {
-            assert_eq!(error_of(&format!("SELECT repart_forecast({call})")), (code, expected.to_owned()));
+            assert_eq!(error_of(&format!("SELECT repart_forecast({call})")), expected);
         }
         Spi::run("SET LOCAL repart.season = 'soon'").expect("set");
-        let (code, message) = error_of("SELECT repart_forecast('orders')");
-        assert_eq!(code, PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE);
-        assert_eq!(message, "invalid value for parameter \"repart.season\": \"soon\"");
+        let expected = "22023: invalid value for parameter \"repart.season\": \"soon\"";
+        assert_eq!(error_of("SELECT repart_forecast('orders')"), expected);
     }
 }

@@ -1,1 +1,4 @@
 //! tests
+mod forecast;
+mod observe;
+mod plan;

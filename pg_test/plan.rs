@@ -87,7 +87,6 @@ mod tests {
         orders();
         let id = plan::make_plan(None).expect("a plan");
         assert_eq!(plans::steps(id).expect("steps").len(), 1);
-        assert_eq!(plan::forecast_all().expect("forecasts"), 2);
     }
 
     /// The share of a shard's rows below the boundary that halves it.

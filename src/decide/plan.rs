@@ -45,16 +45,6 @@ pub fn make_plan_isolated() -> Result<(i64, Vec<(pg_sys::Oid, crate::error::Erro
     Ok((txn::run(|| store(prepared))?, failed))
 }
 
-/// Forecasts the load of every shard of every managed table, and stores that; returns how many shards.
-pub fn forecast_all() -> Result<usize> {
-    let options = Options::from_settings()?;
-    let mut shards = 0;
-    for managed in tables::all()? {
-        shards += table::prepare(managed.relation, &options)?.shards.len();
-    }
-    Ok(shards)
-}
-
 /// Plans for tables that are prepared, and stores the plan.
 fn store(tables: Vec<Table>) -> Result<i64> {
     let plan = if tables.is_empty() { nothing_managed() } else { plan::plan(&snapshot(tables)?) };

@@ -192,7 +192,7 @@ fn curve(made: Forecast) -> Curve {
         q50: made.q50,
         q90: made.q90,
         q99: made.q99,
-        skill: made.skill,
+        confidence: made.confidence,
         model: made.model,
         season,
     }

@@ -3,7 +3,7 @@
 //! the table as users do, so that after the renaming they concern the partitioned one.
 //!
 //! `CREATE TABLE … (LIKE …)` brings the rest: columns, defaults, NOT NULL, CHECK constraints, generated
-//! columns, collations, storage, compression, extended statistics, and the comments on these.
+//! columns, collations, storage, compression, and the comments on these.
 
 use crate::error::Result;
 use crate::manage::table::Table;
@@ -12,11 +12,13 @@ use crate::pg::spi;
 /// A plain table's parts, as statements. `$1` of the queries is the table's OID, `$2` its name as SQL
 /// writes it, `$3` its schema.
 pub struct Parts {
-    /// Takes the triggers off the plain table: the partitioned table's own are cloned to every shard.
-    pub drop_triggers: Vec<String>,
+    /// Takes off the plain table what belongs to the partitioned one alone: triggers, which are cloned
+    /// to every shard; policies, without which only the owner may read a shard itself; and extended
+    /// statistics, since migrations do not carry them from shard to shard.
+    pub removals: Vec<String>,
     /// Keys, indexes and outbound foreign keys, in the order of their creation.
     pub indexes: Vec<String>,
-    /// Owned sequences, statistics targets, row-level security.
+    /// Owned sequences, column settings, extended statistics, row-level security.
     pub settings: Vec<String>,
     /// Triggers and whether they are enabled; the replica identity. After the shard is attached.
     pub triggers: Vec<String>,
@@ -26,8 +28,13 @@ pub struct Parts {
     pub has_row_triggers: bool,
 }
 
-const DROP_TRIGGERS: &str = "SELECT format('DROP TRIGGER %I ON %s', tgname, $2)
-      FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal";
+const REMOVALS: &str = "
+    SELECT format('DROP TRIGGER %I ON %s', tgname, $2) FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal
+    UNION ALL
+    SELECT format('DROP POLICY %I ON %s', polname, $2) FROM pg_policy WHERE polrelid = $1
+    UNION ALL
+    SELECT format('DROP STATISTICS %I.%I', n.nspname, x.stxname)
+      FROM pg_statistic_ext x JOIN pg_namespace n ON n.oid = x.stxnamespace WHERE x.stxrelid = $1";
 
 /// PRIMARY KEY, UNIQUE and FOREIGN KEY are constraints, of which ATTACH adopts the shard's own; so it does
 /// with indexes that are the same.
@@ -52,6 +59,15 @@ const SETTINGS: &str = "
     UNION ALL
     SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', $2, attname, array_to_string(attoptions, ', '))
       FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attoptions IS NOT NULL
+    UNION ALL
+    SELECT s.statement FROM pg_statistic_ext x JOIN pg_namespace n ON n.oid = x.stxnamespace,
+           LATERAL (VALUES
+               (1, pg_get_statisticsobjdef(x.oid)),
+               (2, format('ALTER STATISTICS %I.%I OWNER TO %I', n.nspname, x.stxname, pg_get_userbyid(x.stxowner))),
+               (3, CASE WHEN x.stxstattarget >= 0 THEN
+                   format('ALTER STATISTICS %I.%I SET STATISTICS %s', n.nspname, x.stxname, x.stxstattarget) END)
+           ) s (n, statement)
+     WHERE x.stxrelid = $1 AND s.statement IS NOT NULL
     UNION ALL
     SELECT format('CREATE POLICY %I ON %s AS %s FOR %s TO %s%s%s', p.polname, $2,
                   CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
@@ -97,6 +113,9 @@ const COMMENTS: &str = "
             SELECT 'pg_trigger'::regclass, oid, format('TRIGGER %I ON %s', tgname, $2)
               FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal
             UNION ALL
+            SELECT 'pg_statistic_ext'::regclass, x.oid, format('STATISTICS %I.%I', n.nspname, x.stxname)
+              FROM pg_statistic_ext x JOIN pg_namespace n ON n.oid = x.stxnamespace WHERE x.stxrelid = $1
+            UNION ALL
             SELECT 'pg_policy'::regclass, oid, format('POLICY %I ON %s', polname, $2)
               FROM pg_policy WHERE polrelid = $1) o
       JOIN pg_description d ON d.classoid = o.class AND d.objoid = o.oid AND d.objsubid = 0";
@@ -110,7 +129,7 @@ impl Parts {
             |row| row.get::<String>(1),
         )?;
         Ok(Self {
-            drop_triggers: statements(DROP_TRIGGERS, table)?,
+            removals: statements(REMOVALS, table)?,
             indexes: statements(INDEXES, table)?,
             settings: statements(SETTINGS, table)?,
             triggers: statements(TRIGGERS, table)?,

@@ -27,7 +27,7 @@ pub fn convert(plain: &Table, key: &Key) -> Result<Converted> {
     let identities = sequences::identities(plain)?;
     let views = views::statements(plain)?;
 
-    carry::execute_all(&parts.drop_triggers)?;
+    carry::execute_all(&parts.removals)?;
     let shard = rename(plain)?;
     let table = create_partitioned(plain, &shard, key)?;
     for identity in &identities {
@@ -70,7 +70,7 @@ fn create_partitioned(plain: &Table, shard: &Table, key: &Key) -> Result<Table> 
     let tablespace = plain.tablespace.as_ref().map(|name| format!(" TABLESPACE {}", spi::quote_identifier(name)));
     spi::execute(&format!(
         "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE
-                                  INCLUDING COMPRESSION INCLUDING STATISTICS INCLUDING COMMENTS)
+                                  INCLUDING COMPRESSION INCLUDING COMMENTS)
          PARTITION BY RANGE ({}){}",
         plain.qualified(),
         shard.qualified(),

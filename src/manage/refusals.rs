@@ -183,7 +183,8 @@ const DEPENDENTS: &str = "
            WHEN 'pg_statistic_ext'::regclass THEN
                EXISTS (SELECT FROM pg_statistic_ext WHERE oid = d.objid AND stxrelid = $1)
            WHEN 'pg_class'::regclass THEN
-               d.deptype IN ('a', 'i') AND EXISTS (SELECT FROM pg_class WHERE oid = d.objid AND relkind IN ('i', 't', 'S'))
+               d.deptype IN ('a', 'i', 'P', 'S') AND EXISTS (
+                   SELECT FROM pg_class WHERE oid = d.objid AND relkind IN ('i', 't', 'S'))
            WHEN 'pg_type'::regclass THEN d.deptype = 'i'
            WHEN 'pg_rewrite'::regclass THEN $2 AND EXISTS (
                SELECT FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class AND v.relkind = 'v'

@@ -31,11 +31,15 @@ fn clients_work_at(point: &str) -> bool {
 fn crash_at(point: &str, crash: Crash) {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &OLD, KEYS);
-    let workload = Workload::start(&cluster, "postgres", Options::new("t", KEYS).with_crashes());
+    session.create_sharded_table("orders", &OLD, KEYS);
+    let workload = Workload::start(
+        &cluster,
+        "postgres",
+        Options::new("orders", KEYS).with_crashes(),
+    );
 
     session.hold_at(point);
-    let id = session.queue("repart_split('t1', '2000')");
+    let id = session.queue("repart_split('orders1', '2000')");
     let mover = session.wait_held(point);
     // Nobody but the mover sees what its cutover is about to commit.
     if point != "switched" {
@@ -57,7 +61,7 @@ fn crash_at(point: &str, crash: Crash) {
     let report = workload.stop();
     assert!(report.disconnects > 0, "the clients did not notice a crash");
     report.assert_clean();
-    let bounds = session.bounds("t");
+    let bounds = session.bounds("orders");
     if migration.state == "done" {
         assert_eq!(bounds, NEW, "{migration:?}");
     } else {
@@ -68,12 +72,12 @@ fn crash_at(point: &str, crash: Crash) {
         );
     }
     assert_nothing_left(&mut session);
-    assert_sound(&mut session, "t");
+    assert_sound(&mut session, "orders");
 
     // What recovered must work.
-    let merge = session.queue("repart_merge(VARIADIC (SELECT array_agg(shard) FROM repart.shards WHERE relation = 't'::regclass))");
+    let merge = session.queue("repart_merge(VARIADIC (SELECT array_agg(shard) FROM repart.shards WHERE relation = 'orders'::regclass))");
     session.wait_done(merge);
-    assert_eq!(session.bounds("t"), []);
+    assert_eq!(session.bounds("orders"), []);
     assert_nothing_left(&mut session);
 }
 
@@ -127,19 +131,19 @@ fn recovers_from_an_immediate_shutdown_just_before_the_cutover_commits() {
 fn recovers_from_a_mover_terminated_while_copying() {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &OLD, KEYS);
-    let workload = Workload::start(&cluster, "postgres", Options::new("t", KEYS));
+    session.create_sharded_table("orders", &OLD, KEYS);
+    let workload = Workload::start(&cluster, "postgres", Options::new("orders", KEYS));
     session.hold_at("copying");
-    let id = session.queue("repart_split('t1', '2000')");
+    let id = session.queue("repart_split('orders1', '2000')");
     let mover = session.wait_held("copying");
     session.query("SELECT pg_terminate_backend($1)", &[&mover]);
     session.release();
     let migration = session.wait_ended(id);
     assert_eq!(migration.state, "done", "{migration:?}");
     workload.stop().assert_clean();
-    assert_eq!(session.bounds("t"), NEW);
+    assert_eq!(session.bounds("orders"), NEW);
     assert_nothing_left(&mut session);
-    assert_sound(&mut session, "t");
+    assert_sound(&mut session, "orders");
 }
 
 /// A planned restart in the middle of a migration, with clients that connect again.
@@ -147,10 +151,14 @@ fn recovers_from_a_mover_terminated_while_copying() {
 fn goes_on_after_a_fast_restart_while_catching_up() {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &OLD, KEYS);
-    let workload = Workload::start(&cluster, "postgres", Options::new("t", KEYS).with_crashes());
+    session.create_sharded_table("orders", &OLD, KEYS);
+    let workload = Workload::start(
+        &cluster,
+        "postgres",
+        Options::new("orders", KEYS).with_crashes(),
+    );
     session.hold_at("catching_up");
-    let id = session.queue("repart_split('t1', '2000')");
+    let id = session.queue("repart_split('orders1', '2000')");
     session.wait_held("catching_up");
     cluster.restart(Shutdown::Fast);
     session.reopen();
@@ -158,7 +166,7 @@ fn goes_on_after_a_fast_restart_while_catching_up() {
     let migration = session.wait_ended(id);
     assert_eq!(migration.state, "done", "{migration:?}");
     workload.stop().assert_clean();
-    assert_eq!(session.bounds("t"), NEW);
+    assert_eq!(session.bounds("orders"), NEW);
     assert_nothing_left(&mut session);
-    assert_sound(&mut session, "t");
+    assert_sound(&mut session, "orders");
 }

@@ -17,14 +17,14 @@ fn a_migration_that_fails_stops_neither_the_workers_nor_another_migration() {
     let cluster = Cluster::with_repart(&["repart.max_movers = 2"]);
     let broken = cluster.create_tablespace("broken");
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[3_000], KEYS);
+    session.create_sharded_table("orders", &[3_000], KEYS);
     session.create_sharded_table("u", &[3_000], KEYS);
-    let workload = Workload::start(&cluster, "postgres", Options::new("t", KEYS));
+    let workload = Workload::start(&cluster, "postgres", Options::new("orders", KEYS));
     let launcher = session.wait_worker("launcher");
     let observer = session.wait_worker("observer");
 
     session.hold_at("preparing");
-    let failing = session.queue("repart_move('t1', tablespace => 'broken')");
+    let failing = session.queue("repart_move('orders1', tablespace => 'broken')");
     let fine = session.queue("repart_split('u1', '1000')");
     session.wait_held("preparing");
     fs::remove_dir_all(&broken).unwrap();
@@ -40,15 +40,15 @@ fn a_migration_that_fails_stops_neither_the_workers_nor_another_migration() {
     assert_eq!(session.bounds("u"), [1_000, 3_000]);
     assert_eq!(session.wait_worker("launcher"), launcher);
     assert_eq!(session.wait_worker("observer"), observer);
-    assert_eq!(session.bounds("t"), [3_000]);
+    assert_eq!(session.bounds("orders"), [3_000]);
 
     // The table that could not be moved can still be split.
-    let split = session.queue("repart_split('t1', '1000')");
+    let split = session.queue("repart_split('orders1', '1000')");
     session.wait_done(split);
-    assert_eq!(session.bounds("t"), [1_000, 3_000]);
+    assert_eq!(session.bounds("orders"), [1_000, 3_000]);
     workload.stop().assert_clean();
     assert_nothing_left(&mut session);
-    assert_sound(&mut session, "t");
+    assert_sound(&mut session, "orders");
     assert_sound(&mut session, "u");
 }
 
@@ -56,21 +56,21 @@ fn a_migration_that_fails_stops_neither_the_workers_nor_another_migration() {
 fn cancel_at(point: &str) {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[3_000], KEYS);
-    let workload = Workload::start(&cluster, "postgres", Options::new("t", KEYS));
+    session.create_sharded_table("orders", &[3_000], KEYS);
+    let workload = Workload::start(&cluster, "postgres", Options::new("orders", KEYS));
     session.hold_at(point);
-    let id = session.queue("repart_split('t1', '1000')");
+    let id = session.queue("repart_split('orders1', '1000')");
     session.wait_held(point);
     workload.proceed(100);
     session.query("SELECT repart_cancel($1)", &[&id]);
     session.release();
     assert_eq!(session.wait(id), "cancelled", "{:?}", session.migration(id));
     assert_nothing_left(&mut session);
-    assert_eq!(session.bounds("t"), [3_000]);
-    assert_eq!(session.shards("t")[0].name, "t1");
+    assert_eq!(session.bounds("orders"), [3_000]);
+    assert_eq!(session.shards("orders")[0].name, "orders1");
     workload.proceed(100);
     workload.stop().assert_clean();
-    assert_sound(&mut session, "t");
+    assert_sound(&mut session, "orders");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_migration_cancelled_while_verifying_leaves_nothing() {
 fn workers_that_are_killed_come_back() {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[3_000], KEYS);
+    session.create_sharded_table("orders", &[3_000], KEYS);
     for kind in ["observer", "launcher"] {
         let pid = session.wait_worker(kind);
         cluster.kill9(pid);
@@ -106,8 +106,8 @@ fn workers_that_are_killed_come_back() {
         LONG,
         || matches!(session.workers("observer")[..], [another] if another != observer),
     );
-    let split = session.queue("repart_split('t1', '1000')");
+    let split = session.queue("repart_split('orders1', '1000')");
     session.wait_done(split);
-    assert_eq!(session.bounds("t"), [1_000, 3_000]);
+    assert_eq!(session.bounds("orders"), [1_000, 3_000]);
     assert_nothing_left(&mut session);
 }

@@ -23,7 +23,7 @@ fn samples(session: &mut Session) -> i64 {
 fn changed_settings_take_effect_without_a_restart() {
     let cluster = Cluster::with_repart(&["repart.sample_interval = '1h'"]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[1_000], KEYS);
+    session.create_sharded_table("orders", &[1_000], KEYS);
     let observer = session.wait_worker("observer");
 
     session.set("repart.sample_interval", "'100ms'");
@@ -50,22 +50,24 @@ fn changed_settings_take_effect_without_a_restart() {
 fn no_mover_starts_while_max_movers_is_zero() {
     let cluster = Cluster::with_repart(&["repart.max_movers = 0"]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[1_000], KEYS);
-    let id = session.queue("repart_split('t1', '500')");
+    session.create_sharded_table("orders", &[1_000], KEYS);
+    let id = session.queue("repart_split('orders1', '500')");
     let state: String = session.query("SELECT repart_wait($1, '2 s')", &[&id])[0].get(0);
     assert_eq!(state, "queued");
     session.set("repart.max_movers", "1");
     session.wait_done(id);
-    assert_eq!(session.bounds("t"), [500, 1_000]);
+    assert_eq!(session.bounds("orders"), [500, 1_000]);
 }
 
 #[test]
 fn dropping_the_extension_ends_the_observer_quietly_and_creating_it_again_works() {
     let cluster = Cluster::with_repart(&["repart.sample_interval = '100ms'"]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[1_000], KEYS);
+    session.create_sharded_table("orders", &[1_000], KEYS);
     session.wait_worker("observer");
     wait_until("samples", LONG, || samples(&mut session) >= 2);
+    let id = session.queue("repart_split('orders2', '2000')");
+    session.wait_done(id);
 
     session.run("DROP EXTENSION repart");
     wait_until("the observer to end", LONG, || {
@@ -84,8 +86,8 @@ fn dropping_the_extension_ends_the_observer_quietly_and_creating_it_again_works(
     );
     // Ordinary partitioned tables are left.
     assert_eq!(
-        session.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 't'::regclass"),
-        2
+        session.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders'::regclass"),
+        3
     );
     assert_eq!(
         session.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'repart'"),
@@ -94,10 +96,11 @@ fn dropping_the_extension_ends_the_observer_quietly_and_creating_it_again_works(
 
     session.run("CREATE EXTENSION repart");
     session.wait_worker("observer");
-    session.run("SELECT repart_manage('t')");
-    let id = session.queue("repart_split('t1', '500')");
+    session.run("SELECT repart_manage('orders')");
+    // Migrations count from 1 again; the shards that the first one made are still there.
+    let id = session.queue("repart_split('orders1', '500')");
     session.wait_done(id);
-    assert_eq!(session.bounds("t"), [500, 1_000]);
+    assert_eq!(session.bounds("orders"), [500, 1_000, 2_000]);
     assert_nothing_left(&mut session);
 }
 
@@ -105,10 +108,10 @@ fn dropping_the_extension_ends_the_observer_quietly_and_creating_it_again_works(
 fn dropping_the_extension_during_a_migration_leaves_ordinary_tables() {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[1_000], KEYS);
-    let rows = session.number("SELECT count(*) FROM t");
+    session.create_sharded_table("orders", &[1_000], KEYS);
+    let rows = session.number("SELECT count(*) FROM orders");
     session.hold_at("copying");
-    session.queue("repart_split('t1', '500')");
+    session.queue("repart_split('orders1', '500')");
     session.wait_held("copying");
 
     // Either it is refused, with the remedy, or it takes everything along.
@@ -117,6 +120,7 @@ fn dropping_the_extension_during_a_migration_leaves_ordinary_tables() {
         .batch_execute("DROP EXTENSION repart CASCADE")
     {
         Ok(()) => {
+            session.release();
             wait_until("the workers to end", LONG, || {
                 session.workers("observer").is_empty() && session.workers("mover").is_empty()
             });
@@ -135,8 +139,10 @@ fn dropping_the_extension_during_a_migration_leaves_ordinary_tables() {
         }
     }
     session.release();
-    assert_eq!(session.number("SELECT count(*) FROM t"), rows);
-    session.run("INSERT INTO t VALUES (0, 'written as before', 0); DELETE FROM t WHERE id = 0");
+    assert_eq!(session.number("SELECT count(*) FROM orders"), rows);
+    session.run(
+        "INSERT INTO orders VALUES (0, 'written as before', 0); DELETE FROM orders WHERE id = 0",
+    );
 }
 
 #[test]
@@ -150,17 +156,17 @@ fn two_databases_are_served_at_the_same_time() {
     let mut second = Session::open(&cluster, "other");
     second.run("CREATE EXTENSION repart");
     for session in [&mut first, &mut second] {
-        session.create_sharded_table("t", &[1_000], KEYS);
+        session.create_sharded_table("orders", &[1_000], KEYS);
         session.wait_worker("observer");
     }
     let ids = [
-        first.queue("repart_split('t1', '500')"),
-        second.queue("repart_merge('t1', 't2')"),
+        first.queue("repart_split('orders1', '500')"),
+        second.queue("repart_merge('orders1', 'orders2')"),
     ];
     first.wait_done(ids[0]);
     second.wait_done(ids[1]);
-    assert_eq!(first.bounds("t"), [500, 1_000]);
-    assert_eq!(second.bounds("t"), []);
+    assert_eq!(first.bounds("orders"), [500, 1_000]);
+    assert_eq!(second.bounds("orders"), []);
     for session in [&mut first, &mut second] {
         wait_until("samples", LONG, || samples(session) >= 2);
         assert_nothing_left(session);
@@ -175,10 +181,10 @@ fn two_databases_are_served_at_the_same_time() {
 fn psql_gets_the_answers_that_the_documentation_shows() {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[1_000], KEYS);
+    session.create_sharded_table("orders", &[1_000], KEYS);
     let shards = cluster.psql(
         "postgres",
         "SELECT shard, key_from, key_to FROM repart.shards ORDER BY shard::text",
     );
-    assert_eq!(shards, "t1|MINVALUE|1000\nt2|1000|MAXVALUE\n");
+    assert_eq!(shards, "orders1|MINVALUE|1000\norders2|1000|MAXVALUE\n");
 }

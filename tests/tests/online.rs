@@ -10,7 +10,7 @@ use repart_tests::workload::{Options, Workload};
 
 const KEYS: i64 = 12_000;
 
-/// A table t of three shards cut at 4000 and 8000, and clients on it.
+/// A table of three shards cut at 4000 and 8000, and clients on it.
 struct Scene<'a> {
     session: Session<'a>,
     workload: Workload,
@@ -19,8 +19,8 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     fn set(cluster: &'a Cluster) -> Self {
         let mut session = Session::open(cluster, "postgres");
-        session.create_sharded_table("t", &[4_000, 8_000], KEYS);
-        let workload = Workload::start(cluster, "postgres", Options::new("t", KEYS));
+        session.create_sharded_table("orders", &[4_000, 8_000], KEYS);
+        let workload = Workload::start(cluster, "postgres", Options::new("orders", KEYS));
         Self { session, workload }
     }
 
@@ -31,7 +31,7 @@ impl<'a> Scene<'a> {
         self.workload.proceed(200);
         self.workload.stop().assert_clean();
         assert_nothing_left(&mut self.session);
-        assert_sound(&mut self.session, "t");
+        assert_sound(&mut self.session, "orders");
         self.session
     }
 }
@@ -39,32 +39,33 @@ impl<'a> Scene<'a> {
 #[test]
 fn a_split_under_load_loses_nothing() {
     let cluster = Cluster::with_repart(&[]);
-    let mut session = Scene::set(&cluster).migrate("repart_split('t2', '5000', '6500')");
-    assert_eq!(session.bounds("t"), [4_000, 5_000, 6_500, 8_000]);
+    let mut session = Scene::set(&cluster).migrate("repart_split('orders2', '5000', '6500')");
+    assert_eq!(session.bounds("orders"), [4_000, 5_000, 6_500, 8_000]);
 }
 
 #[test]
 fn a_merge_under_load_loses_nothing() {
     let cluster = Cluster::with_repart(&[]);
-    let mut session = Scene::set(&cluster).migrate("repart_merge('t1', 't2')");
-    assert_eq!(session.bounds("t"), [8_000]);
+    let mut session = Scene::set(&cluster).migrate("repart_merge('orders1', 'orders2')");
+    assert_eq!(session.bounds("orders"), [8_000]);
 }
 
 #[test]
 fn a_shift_under_load_loses_nothing() {
     let cluster = Cluster::with_repart(&[]);
-    let mut session = Scene::set(&cluster).migrate("repart_shift('t1', 't2', '3000')");
-    assert_eq!(session.bounds("t"), [3_000, 8_000]);
+    let mut session = Scene::set(&cluster).migrate("repart_shift('orders1', 'orders2', '3000')");
+    assert_eq!(session.bounds("orders"), [3_000, 8_000]);
 }
 
 #[test]
 fn a_move_to_a_tablespace_under_load_loses_nothing() {
     let cluster = Cluster::with_repart(&[]);
     cluster.create_tablespace("elsewhere");
-    let mut session = Scene::set(&cluster).migrate("repart_move('t2', tablespace => 'elsewhere')");
-    assert_eq!(session.bounds("t"), [4_000, 8_000]);
+    let mut session =
+        Scene::set(&cluster).migrate("repart_move('orders2', tablespace => 'elsewhere')");
+    assert_eq!(session.bounds("orders"), [4_000, 8_000]);
     let tablespaces: Vec<_> = session
-        .shards("t")
+        .shards("orders")
         .into_iter()
         .map(|shard| shard.tablespace)
         .collect();
@@ -74,7 +75,7 @@ fn a_move_to_a_tablespace_under_load_loses_nothing() {
     let in_catalog = session.number(
         "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
              JOIN pg_tablespace s ON s.oid = c.reltablespace
-         WHERE i.inhparent = 't'::regclass AND s.spcname = 'elsewhere'",
+         WHERE i.inhparent = 'orders'::regclass AND s.spcname = 'elsewhere'",
     );
     assert_eq!(in_catalog, 1);
 }
@@ -95,7 +96,7 @@ fn migrations_one_after_another_under_load_lose_nothing() {
             vec![1_000, 6_000, 8_000],
         ),
     ] {
-        let shards = scene.session.shards("t");
+        let shards = scene.session.shards("orders");
         let call = shards
             .iter()
             .enumerate()
@@ -104,9 +105,23 @@ fn migrations_one_after_another_under_load_lose_nothing() {
             });
         let id = scene.session.queue(&call);
         scene.session.wait_done(id);
-        assert_eq!(scene.session.bounds("t"), bounds, "{call}");
+        assert_eq!(scene.session.bounds("orders"), bounds, "{call}");
     }
     scene.workload.stop().assert_clean();
     assert_nothing_left(&mut scene.session);
-    assert_sound(&mut scene.session, "t");
+    assert_sound(&mut scene.session, "orders");
+}
+
+/// Names that repart gives and names of the users' must never meet.
+#[test]
+fn a_table_may_be_called_like_the_private_ones() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = Session::open(&cluster, "postgres");
+    for table in ["t", "i", "old", "log"] {
+        session.create_sharded_table(table, &[1_000], 2_000);
+        let id = session.queue(&format!("repart_split('{table}1', '500')"));
+        session.wait_done(id);
+        assert_eq!(session.bounds(table), [500, 1_000]);
+    }
+    assert_nothing_left(&mut session);
 }

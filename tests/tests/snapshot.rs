@@ -20,14 +20,14 @@ fn rows() -> i64 {
 fn cluster_with_tables() -> Cluster {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("t", &[3_000], KEYS);
+    session.create_sharded_table("orders", &[3_000], KEYS);
     session.create_sharded_table("u", &[3_000], KEYS);
     cluster
 }
 
 fn split(cluster: &Cluster) {
     let mut session = Session::open(cluster, "postgres");
-    let id = session.queue("repart_split('t1', '1000')");
+    let id = session.queue("repart_split('orders1', '1000')");
     session.wait_done(id);
 }
 
@@ -57,11 +57,11 @@ fn count(client: &mut Client, sql: &str) -> Result<i64, Error> {
 fn a_transaction_with_an_older_snapshot_gets_40001() {
     let cluster = cluster_with_tables();
     let statements = [
-        "SELECT count(*) FROM t",
-        "SELECT count(*) FROM t WHERE id = 500",
-        "SELECT count(*) FROM u JOIN t USING (id)",
-        "WITH changed AS (UPDATE t SET counter = counter + 1 WHERE id = 500 RETURNING 1) SELECT count(*) FROM changed",
-        "WITH gone AS (DELETE FROM t WHERE id = 500 RETURNING 1) SELECT count(*) FROM gone",
+        "SELECT count(*) FROM orders",
+        "SELECT count(*) FROM orders WHERE id = 500",
+        "SELECT count(*) FROM u JOIN orders USING (id)",
+        "WITH changed AS (UPDATE orders SET counter = counter + 1 WHERE id = 500 RETURNING 1) SELECT count(*) FROM changed",
+        "WITH gone AS (DELETE FROM orders WHERE id = 500 RETURNING 1) SELECT count(*) FROM gone",
     ];
     let mut readers: Vec<Client> = statements
         .iter()
@@ -83,12 +83,12 @@ fn a_transaction_with_an_older_snapshot_gets_40001() {
         count(reader, statement).unwrap();
         reader.batch_execute("ROLLBACK").unwrap();
     }
-    assert_refused(count(&mut serializable, "SELECT count(*) FROM t"));
+    assert_refused(count(&mut serializable, "SELECT count(*) FROM orders"));
     assert_refused(
-        by_cursor.batch_execute("DECLARE c CURSOR FOR SELECT * FROM t; FETCH ALL FROM c"),
+        by_cursor.batch_execute("DECLARE c CURSOR FOR SELECT * FROM orders; FETCH ALL FROM c"),
     );
     assert_eq!(
-        count(&mut read_committed, "SELECT count(*) FROM t").unwrap(),
+        count(&mut read_committed, "SELECT count(*) FROM orders").unwrap(),
         rows()
     );
     assert_eq!(
@@ -102,7 +102,7 @@ fn a_new_shard_named_directly_is_refused_too() {
     let cluster = cluster_with_tables();
     let mut reader = with_snapshot(&cluster, "REPEATABLE READ");
     split(&cluster);
-    let shard = Session::open(&cluster, "postgres").shards("t")[0]
+    let shard = Session::open(&cluster, "postgres").shards("orders")[0]
         .name
         .clone();
     assert_refused(count(&mut reader, &format!("SELECT count(*) FROM {shard}")));
@@ -113,7 +113,7 @@ fn a_prepared_statement_on_an_older_snapshot_gets_40001() {
     let cluster = cluster_with_tables();
     let mut reader = cluster.connect("postgres");
     let statement = reader
-        .prepare("SELECT count(*) FROM t WHERE id < $1")
+        .prepare("SELECT count(*) FROM orders WHERE id < $1")
         .unwrap();
     let all: [&(dyn ToSql + Sync); 1] = [&KEYS];
     for _ in 0..7 {
@@ -144,7 +144,7 @@ fn a_stable_function_called_before_the_cutover_gets_40001() {
         "CREATE FUNCTION count_later() RETURNS bigint STABLE LANGUAGE plpgsql AS $$
          BEGIN
              PERFORM pg_advisory_lock_shared(1);
-             RETURN (SELECT count(*) FROM t);
+             RETURN (SELECT count(*) FROM orders);
          END $$;
          SELECT pg_advisory_lock(1)",
     )
@@ -180,5 +180,5 @@ fn an_imported_snapshot_older_than_the_cutover_gets_40001() {
             "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{name}'"
         ))
         .unwrap();
-    assert_refused(count(&mut importer, "SELECT count(*) FROM t"));
+    assert_refused(count(&mut importer, "SELECT count(*) FROM orders"));
 }

@@ -2,6 +2,7 @@
 
 use super::{
     ForecastError, Forecaster, Model, Options,
+    confidence::confidence,
     ets::Ets,
     mstl::Mstl,
     prepare::History,
@@ -26,6 +27,8 @@ pub(super) struct Choice {
     pub errors: Errors,
     /// Its skill.
     pub skill: f64,
+    /// How far it can be acted upon; see [`confidence`].
+    pub confidence: f64,
 }
 
 /// One model with its future and its past.
@@ -64,8 +67,9 @@ pub(super) fn choose(history: &History, options: &Options) -> Result<Choice, For
     Ok(Choice {
         model: chosen.model,
         points: chosen.points,
-        errors: errors_of(chosen.backtest, history),
         skill: skill::skill(chosen.loss, naive_loss),
+        confidence: confidence(history, &origins, &chosen.backtest, chosen.loss),
+        errors: errors_of(chosen.backtest, history),
     })
 }
 

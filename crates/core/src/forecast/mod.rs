@@ -9,6 +9,7 @@
 //! [`prepare::MAX_HISTORY`] and [`skill::MAX_ORIGINS`]).
 
 pub mod auto;
+mod confidence;
 pub mod ets;
 mod guard;
 pub mod mstl;
@@ -198,6 +199,10 @@ pub struct Forecast {
     /// 1 − pinball loss / pinball loss of seasonal naive over the rolling backtest, in [-1, 1].
     /// 0 for seasonal naive itself, and where the history is too short to tell. See [`skill::skill`].
     pub skill: f64,
+    /// How far the forecast can be acted upon, in [0, 1]: whether it says more than a flat line, or is
+    /// close in absolute terms. Unlike skill it is high for a load that repeats perfectly. 0 where the
+    /// history is too short to tell.
+    pub confidence: f64,
     /// The lengths of the seasons that were used, in steps, ascending; empty if there are none.
     pub seasons: Vec<usize>,
 }
@@ -232,6 +237,7 @@ pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, Forecast
         q99: rescale(bands.q99),
         model: choice.model.to_owned(),
         skill: choice.skill,
+        confidence: choice.confidence,
         seasons: history.seasons,
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Cold means: together the neighbours stay below `cold_fraction` of the limit of one shard, in the
 //! forecast *and* in the last season, and that has been watched for two seasons. Skill is not asked
-//! for: the past season is the safeguard, and a shard without load has no skill to show.
+//! for: the past season is the safeguard, and a shard without load shows no confidence.
 
 use super::candidate::{Candidate, Proposal, Target, rewritten};
 use super::hot::{blocked, need};
@@ -150,9 +150,9 @@ fn merge(model: &Model, table: usize, run: &Run) -> Option<Proposal> {
     }
     let (_, view) = model.shard(table, run.first)?;
     let (largest_bytes, largest_rows) = run.largest;
-    let skills = (run.first..run.next)
+    let confidences = (run.first..run.next)
         .filter_map(|at| model.shard(table, at))
-        .map(|(_, view)| view.skill);
+        .map(|(_, view)| view.confidence);
     let candidate = Candidate {
         action: Action::Merge,
         reason: Reason::ColdGroup,
@@ -170,8 +170,8 @@ fn merge(model: &Model, table: usize, run: &Run) -> Option<Proposal> {
             run.bytes,
         ),
         deadline: None,
-        // Two quiet seasons count, with or without skill.
-        confidence: skills.fold(1.0, f64::min).max(0.5),
+        // Two quiet seasons count, with or without confidence.
+        confidence: confidences.fold(1.0, f64::min).max(0.5),
     };
     Some(Proposal {
         table,

@@ -137,11 +137,11 @@ pub(super) fn unforecast(model: &Model, table: usize, shard: usize, rule: Reason
     let name = &of_shard.name;
     let now = load(view.now, view.capacity);
     match rule {
-        Reason::LowSkill => {
+        Reason::LowConfidence => {
             let peak = load(model::peak(&view.forecast).1, view.capacity);
-            let (skill, least) = (view.skill, model.policy.min_skill);
+            let (confidence, least) = (view.confidence, model.policy.min_confidence);
             format!(
-                "{name} is forecast to peak at {peak}, but the forecast's skill is {skill:.2}, below {least:.2}; it serves {now} and is only watched"
+                "{name} is forecast to peak at {peak}, but the confidence of the forecast is {confidence:.2}, below {least:.2}; it serves {now} and is only watched"
             )
         }
         _ => {

@@ -29,7 +29,7 @@ pub(super) fn need(model: &Model, view: &View, bytes_limit: f64) -> Result<Optio
     let now = model.snapshot.now;
     if view.now > view.limit {
         let sure = if view.basis == Basis::Forecast {
-            0.5 + view.skill / 2.0
+            0.5 + view.confidence / 2.0
         } else {
             REACTIVE_CONFIDENCE
         };
@@ -44,7 +44,7 @@ pub(super) fn need(model: &Model, view: &View, bytes_limit: f64) -> Result<Optio
         return Ok(Some(Need {
             reason: Reason::PredictedHot,
             deadline,
-            confidence: view.skill,
+            confidence: view.confidence,
         }));
     }
     if bytes_limit > 0.0 && view.bytes > bytes_limit {
@@ -55,7 +55,7 @@ pub(super) fn need(model: &Model, view: &View, bytes_limit: f64) -> Result<Optio
         }));
     }
     match view.basis {
-        Basis::LowSkill if peak(&view.forecast).1 > view.limit => Err(Reason::LowSkill),
+        Basis::LowConfidence if peak(&view.forecast).1 > view.limit => Err(Reason::LowConfidence),
         Basis::NoHistory if view.recent_peak > view.limit => Err(Reason::NoHistory),
         _ => Ok(None),
     }

@@ -114,8 +114,8 @@ pub struct Curve {
     pub q90: Vec<f64>,
     /// 99 % quantile, rows/s.
     pub q99: Vec<f64>,
-    /// How much better than seasonal naive the forecast was lately: 1 = perfect, 0 = no better.
-    pub skill: f64,
+    /// How far the forecast can be acted upon, 0 to 1; see `Forecast::confidence`.
+    pub confidence: f64,
     /// The model that made it.
     pub model: String,
     /// The season, µs, where there is one.
@@ -177,8 +177,8 @@ pub struct Policy {
     /// Neighbours are cold when together they stay below this share of the limit. The distance to 1 is
     /// what keeps merges and splits from undoing each other.
     pub cold_fraction: f64,
-    /// A forecast with less skill is not acted upon.
-    pub min_skill: f64,
+    /// A forecast with less confidence is not acted upon.
+    pub min_confidence: f64,
     /// A shard that stays below the hard limit is worth a step only if it carries this share of the
     /// load of its node (2 %: the figure of CockroachDB's rebalancer).
     pub min_impact: f64,
@@ -219,7 +219,7 @@ impl Default for Policy {
             max_parts: 4,
             max_merge: 8,
             cold_fraction: 0.40,
-            min_skill: 0.20,
+            min_confidence: 0.20,
             min_impact: 0.02,
             reactive_span: 3_600 * SECOND,
             discount: 0.98,

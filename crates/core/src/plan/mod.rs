@@ -198,7 +198,7 @@ fn nothing(model: &Model, held_back: &[Rejected], tally: ColdTally) -> Step {
         duration: 0.0,
         pause: 0.0,
         will_miss: false,
-        confidence: shard.map_or(0.0, |(_, view)| view.skill),
+        confidence: shard.map_or(0.0, |(_, view)| view.confidence),
         alternatives: explain::alternatives(model, held_back),
     }
 }

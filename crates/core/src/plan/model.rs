@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 /// What the expected load of a shard rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Basis {
-    /// A forecast with skill.
+    /// A forecast that can be acted upon.
     Forecast,
-    /// Only the load now: the forecast has no skill.
-    LowSkill,
+    /// Only the load now: the forecast cannot be acted upon.
+    LowConfidence,
     /// Only the load now: there is no forecast.
     NoHistory,
 }
@@ -28,7 +28,7 @@ pub(super) struct View {
     pub(super) basis: Basis,
     /// The load per slot that steps are judged by, rows/s.
     pub(super) load: Vec<f64>,
-    /// The q90 forecast per slot, skilled or not; empty without one.
+    /// The q90 forecast per slot, to be acted upon or not; empty without one.
     pub(super) forecast: Vec<f64>,
     /// The load now, rows/s.
     pub(super) now: f64,
@@ -37,7 +37,7 @@ pub(super) struct View {
     /// The season, or else the horizon of the forecast, µs.
     pub(super) season: i64,
     /// Skill of the forecast, 0..1.
-    pub(super) skill: f64,
+    pub(super) confidence: f64,
     /// Bytes and rows, cleaned.
     pub(super) bytes: f64,
     pub(super) rows: f64,
@@ -181,10 +181,10 @@ fn add_to_nodes(views: &[View], nodes: &mut [NodeLoad]) {
 fn view(shard: &Shard, now: i64, policy: &Policy, grid: &Grid, node: usize, weight: f64) -> View {
     let curve = usable(&shard.forecast, now);
     let forecast = curve.map(|curve| grid.resample(curve)).unwrap_or_default();
-    let skill = curve.map_or(0.0, |curve| finite(curve.skill).min(1.0));
+    let confidence = curve.map_or(0.0, |curve| finite(curve.confidence).min(1.0));
     let basis = match curve {
         None => Basis::NoHistory,
-        Some(_) if skill < policy.min_skill => Basis::LowSkill,
+        Some(_) if confidence < policy.min_confidence => Basis::LowConfidence,
         Some(_) => Basis::Forecast,
     };
     let load_now = finite(shard.load_now);
@@ -217,7 +217,7 @@ fn view(shard: &Shard, now: i64, policy: &Policy, grid: &Grid, node: usize, weig
         now: load_now,
         recent_peak: finite(shard.recent_peak),
         season: season.unwrap_or(horizon),
-        skill,
+        confidence,
         bytes: finite(shard.bytes),
         rows: finite(shard.rows),
         node,

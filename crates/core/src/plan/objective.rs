@@ -124,7 +124,7 @@ pub(super) fn checked(policy: &Policy) -> Policy {
         max_parts: policy.max_parts.clamp(2, 64),
         max_merge: policy.max_merge.clamp(2, 1_000),
         cold_fraction: within(policy.cold_fraction, 0.0, 0.8, default.cold_fraction),
-        min_skill: within(policy.min_skill, 0.0, 1.0, default.min_skill),
+        min_confidence: within(policy.min_confidence, 0.0, 1.0, default.min_confidence),
         min_impact: within(policy.min_impact, 0.0, 1.0, default.min_impact),
         reactive_span: policy.reactive_span.max(1),
         discount: within(policy.discount, 0.0, 1.0, default.discount),

@@ -73,7 +73,7 @@ pub enum Reason {
     /// One key carries the load; no boundary can divide it.
     SingleKeyHot,
     /// The forecast is not good enough to act upon, and the load is below the limit now.
-    LowSkill,
+    LowConfidence,
     /// There is no forecast yet.
     NoHistory,
     /// The distribution of keys inside the shard is not known, or too coarse to divide.
@@ -105,7 +105,7 @@ impl Reason {
             Reason::Dwell => "DWELL",
             Reason::ChurnBudget => "CHURN_BUDGET",
             Reason::SingleKeyHot => "SINGLE_KEY_HOT",
-            Reason::LowSkill => "LOW_SKILL",
+            Reason::LowConfidence => "LOW_CONFIDENCE",
             Reason::NoHistory => "NO_HISTORY",
             Reason::UnknownKeys => "UNKNOWN_KEYS",
             Reason::TooSmall => "TOO_SMALL",

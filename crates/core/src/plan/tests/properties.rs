@@ -99,11 +99,11 @@ proptest! {
 
     #[test]
     fn constant_load_below_the_limit_is_no_reason_to_act(
-        levels in prop::collection::vec(141.0f64..700.0, 1..40), skill in 0.0f64..1.0,
+        levels in prop::collection::vec(141.0f64..700.0, 1..40), confidence in 0.0f64..1.0,
     ) {
         let shards = levels.iter().enumerate().map(|(i, level)| {
             let mut shard = shard(i, constant(*level));
-            shard.forecast.as_mut().unwrap().skill = skill;
+            shard.forecast.as_mut().unwrap().confidence = confidence;
             shard
         });
         let plan = plan(&snapshot(shards.collect()));
@@ -131,7 +131,7 @@ proptest! {
         odd.last_change = Some(times[0]);
         odd.history_span = times[1];
         let curve = odd.forecast.as_mut().unwrap();
-        (curve.start, curve.step, curve.skill) = (times[2], times[3], numbers[9]);
+        (curve.start, curve.step, curve.confidence) = (times[2], times[3], numbers[9]);
         let mut snapshot = snapshot(vec![odd, shard(1, constant(900.0))]);
         snapshot.now = times[4];
         snapshot.policy.theta = numbers[10];

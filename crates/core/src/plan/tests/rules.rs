@@ -89,15 +89,15 @@ fn the_churn_budget_lets_the_most_urgent_step_through_and_no_more() {
 }
 
 #[test]
-fn a_forecast_without_skill_is_only_watched() {
+fn a_forecast_without_confidence_is_only_watched() {
     let mut snapshot = snapshot(vec![shard(0, peak_at(6, 300.0, 1200.0))]);
     let unsure = |snapshot: &mut Snapshot, load_now: f64| {
         let shard = &mut snapshot.tables[0].shards[0];
         shard.load_now = load_now;
-        shard.forecast.as_mut().unwrap().skill = 0.1;
+        shard.forecast.as_mut().unwrap().confidence = 0.1;
     };
     unsure(&mut snapshot, 300.0);
-    assert_eq!(held_by(&snapshot), Reason::LowSkill);
+    assert_eq!(held_by(&snapshot), Reason::LowConfidence);
     unsure(&mut snapshot, 900.0);
     let plan = plan(&snapshot);
     assert_eq!(only(&plan).reason, Reason::HotNow);

@@ -17,7 +17,7 @@ pub(super) fn curve(q90: Vec<f64>) -> Curve {
         q50: scaled(0.9),
         q99: scaled(1.1),
         q90,
-        skill: 0.8,
+        confidence: 0.8,
         model: "test".to_owned(),
         season: Some(DAY),
     }
