@@ -178,12 +178,16 @@ impl Error {
         (!hint.is_empty()).then_some(hint)
     }
 
-    /// Whether trying again a little later may help: somebody else holds a lock, or was first.
+    /// Whether trying again a little later may help: somebody else holds a lock, or was first, or
+    /// cancelled the statement.
     pub fn is_transient(&self) -> bool {
         use PgSqlErrorCode as Code;
         matches!(
             self.code(),
-            Code::ERRCODE_LOCK_NOT_AVAILABLE | Code::ERRCODE_T_R_DEADLOCK_DETECTED | Code::ERRCODE_T_R_SERIALIZATION_FAILURE
+            Code::ERRCODE_LOCK_NOT_AVAILABLE
+                | Code::ERRCODE_T_R_DEADLOCK_DETECTED
+                | Code::ERRCODE_T_R_SERIALIZATION_FAILURE
+                | Code::ERRCODE_QUERY_CANCELED
         )
     }
 }

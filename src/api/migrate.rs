@@ -13,6 +13,7 @@ use crate::migrate::request::{self, Origin, Wanted};
 use crate::migrate::state::State;
 use crate::migrate::apply;
 use crate::pg::{background, on_commit, preload, relation, role, time, txn};
+use crate::worker::mover;
 
 /// How often `repart_wait` looks.
 const LOOK: Duration = Duration::from_millis(20);
@@ -139,6 +140,7 @@ fn require_visible(migration: &Migration) -> Result<()> {
 #[search_path(pg_catalog, pg_temp)]
 fn repart_cancel(migration: Option<i64>) -> Result<()> {
     let id = migration.ok_or(Error::NullArgument("migration"))?;
+    preload::require("migrating")?;
     let migration = role::as_superuser(|| find(id))?;
     require_rights(&migration)?;
     if !migration.state.is_before_switch() || migration.state.is_final() {
@@ -152,6 +154,7 @@ fn repart_cancel(migration: Option<i64>) -> Result<()> {
         State::Queued => journal::transition(&migration, State::Cancelled),
         _ => journal::request_cancel(id),
     })?;
+    on_commit::interrupt(mover::process_of(id));
     on_commit::wake_workers();
     Ok(())
 }

@@ -238,15 +238,6 @@ pub fn runnable() -> Result<Vec<i64>> {
     )
 }
 
-/// Seconds until the next queued migration may start.
-pub fn seconds_to_next_start() -> Result<Option<f64>> {
-    spi::value(
-        "SELECT greatest(extract(epoch FROM min(start_at) - pg_catalog.clock_timestamp()), 0)::float8
-           FROM repart.journal WHERE state = 'queued'",
-        &[],
-    )
-}
-
 /// Takes a migration up: counts the attempt, and notes the time of the first one.
 pub fn take_up(id: i64) -> Result<()> {
     spi::run(

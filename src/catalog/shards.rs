@@ -36,14 +36,10 @@ pub struct Shard {
 pub struct ShardKey {
     /// Its name.
     pub column: String,
-    /// Its number in the parent.
-    pub attnum: i16,
     /// Its type.
     pub type_oid: pg_sys::Oid,
     /// Its type as SQL writes it, with modifiers.
     pub type_name: String,
-    /// The collation of the partition key.
-    pub collation: pg_sys::Oid,
     /// ` COLLATE …` as SQL writes it; empty for a type without collations.
     pub collate: String,
 }
@@ -107,7 +103,7 @@ fn read(row: &spi::Row) -> Result<Shard> {
 /// The key of a RANGE-partitioned table with one key column.
 pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
     let found = spi::select_first(
-        "SELECT a.attname::text, a.attnum, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), p.partcollation[0],
+        "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod),
                 coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname)
                             FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
                            WHERE l.oid = p.partcollation[0]), '')
@@ -118,11 +114,9 @@ pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
         |row| {
             Ok(ShardKey {
                 column: row.get(1)?,
-                attnum: row.get(2)?,
-                type_oid: row.get(3)?,
-                type_name: row.get(4)?,
-                collation: row.get(5)?,
-                collate: row.get(6)?,
+                type_oid: row.get(2)?,
+                type_name: row.get(3)?,
+                collate: row.get(4)?,
             })
         },
     )?;

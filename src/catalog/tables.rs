@@ -37,10 +37,6 @@ pub fn all() -> Result<Vec<ShardedTable>> {
     role::as_superuser(|| spi::query(&sql, &[], read))
 }
 
-/// The OIDs of the managed tables that still exist.
-pub fn managed() -> Result<Vec<pg_sys::Oid>> {
-    Ok(all()?.into_iter().map(|table| table.relation).collect())
-}
 
 /// Whether a table is managed.
 pub fn is_managed(table: pg_sys::Oid) -> Result<bool> {
@@ -57,13 +53,8 @@ pub fn require(table: pg_sys::Oid) -> Result<ShardedTable> {
     or_not_managed(find(table)?, table)
 }
 
-/// As [`require`], and the table stays managed until this transaction ends: for queueing migrations.
-pub fn hold(table: pg_sys::Oid) -> Result<ShardedTable> {
-    let sql = format!("SELECT {COLUMNS} FROM repart.sharded_tables t WHERE t.relation = $1 FOR KEY SHARE");
-    or_not_managed(first(&sql, table)?, table)
-}
-
-/// As [`hold`], and nobody else can hold it: for ceasing to manage it.
+/// As [`require`], and nobody else can hold the table until this transaction ends: for queueing a
+/// migration, and for ceasing to manage it.
 pub fn hold_alone(table: pg_sys::Oid) -> Result<ShardedTable> {
     let sql = format!("SELECT {COLUMNS} FROM repart.sharded_tables t WHERE t.relation = $1 FOR UPDATE");
     or_not_managed(first(&sql, table)?, table)

@@ -10,9 +10,6 @@ use crate::error::Result;
 use crate::pg::{time, txn};
 use crate::settings;
 
-/// Rows per second that a cutover can delete from a table that stays, as measured (DESIGN.md, section 7).
-const CUTOVER_ROWS_PER_SECOND: f64 = 500_000.0;
-
 /// Forecasts the load of every shard of one managed table and makes a plan for it; of all managed tables
 /// for `None`. Both are stored; returns the number of the plan. Takes no sample.
 pub fn make_plan(relation: Option<pg_sys::Oid>) -> Result<i64> {
@@ -71,7 +68,8 @@ fn policy() -> Policy {
         dwell: time::span(settings::dwell()),
         max_shards: settings::max_shards(),
         max_movers: settings::max_movers().max(1),
-        in_place_rows: CUTOVER_ROWS_PER_SECOND * settings::max_pause().as_secs_f64(),
+        // Every target is rebuilt in this version; none is kept in place.
+        in_place_rows: 0.0,
         ..Policy::default()
     }
 }

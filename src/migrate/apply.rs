@@ -6,7 +6,7 @@ use repart_core::plan::{Action, Step};
 use crate::catalog::{journal, plans};
 use crate::error::{Error, Result};
 use crate::migrate::request::{self, Origin, Wanted};
-use crate::pg::role;
+use crate::pg::{role, txn};
 
 /// Queues the steps of a stored plan that were not queued before; the first step that cannot be queued is
 /// an error. Checks that the caller owns the tables.
@@ -20,20 +20,16 @@ pub fn plan_or_fail(plan: i64) -> Result<Vec<i64>> {
     Ok(queued)
 }
 
-/// As [`plan_or_fail`], for the observer: a step that cannot be queued becomes an event, and the others
-/// go on.
-pub fn plan(plan: i64) -> Result<Vec<i64>> {
-    let mut queued = Vec::new();
-    for (number, step) in open_steps(plan)? {
-        match apply(plan, number, &step) {
-            Ok(id) => queued.extend(id),
-            Err(error) => {
-                let message = format!("step {number} of plan {plan} was not queued: {error}");
-                role::as_superuser(|| journal::event("warning", None, &message))?;
-            }
+/// As [`plan_or_fail`], for workers, outside of a transaction: each step has one of its own, and one that
+/// cannot be queued becomes an event while the others go on.
+pub fn plan_isolated(plan: i64) -> Result<()> {
+    for (number, step) in txn::run(|| open_steps(plan))? {
+        if let Err(error) = txn::run(|| apply(plan, number, &step)) {
+            let message = format!("step {number} of plan {plan} was not queued: {error}");
+            txn::run(|| journal::event("warning", None, &message))?;
         }
     }
-    Ok(queued)
+    Ok(())
 }
 
 fn open_steps(plan: i64) -> Result<Vec<(i32, Step)>> {

@@ -12,9 +12,6 @@ use crate::migrate::{capture, definition, names, verify};
 use crate::pg::{guc, snapshot_guard, spi};
 use crate::settings;
 
-/// The last captured changes that are applied under the lock: few, since clients wait for them.
-pub const FEW_CHANGES: i64 = 500;
-
 /// A transaction that has been open for this long is waited for without asking for a lock.
 const LONG_TRANSACTION: &str = "500 ms";
 
@@ -22,8 +19,8 @@ const LONG_TRANSACTION: &str = "500 ms";
 pub enum Attempt {
     /// Committed by the caller next: the new shards are visible.
     Switched,
-    /// Too many changes were captured meanwhile.
-    Behind,
+    /// More changes were captured meanwhile than may be applied under the lock: this many.
+    Behind(i64),
     /// Somebody's transaction is in the way; a lock now would make others queue.
     Waiting(String),
 }
@@ -64,17 +61,18 @@ pub fn prepared_obstacle(job: &Job) -> Result<Option<String>> {
     )
 }
 
-/// Tries to switch. One transaction; the caller commits it on [`Attempt::Switched`] and rolls back else.
-/// `hold` is called at its end, for tests.
-pub fn attempt(job: &Job, hold: impl FnOnce()) -> Result<Attempt> {
+/// Tries to switch, if at most `few` captured changes are left. One transaction, which the caller commits;
+/// it has changed nothing unless [`Attempt::Switched`]. `hold` is called at its end, for tests.
+pub fn attempt(job: &Job, few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     if let Some(obstacle) = obstacle(job)?.map_or_else(|| prepared_obstacle(job), |found| Ok(Some(found)))? {
         return Ok(Attempt::Waiting(obstacle));
     }
     lock_private(job)?;
     let begun = Instant::now();
     lock_public(job)?;
-    if capture::pending(&job.migration)? > FEW_CHANGES {
-        return Ok(Attempt::Behind);
+    let pending = capture::pending(&job.migration)?;
+    if pending > few {
+        return Ok(Attempt::Behind(pending));
     }
     job.require_unchanged()?;
     verify::apply_and_compare_last(job)?;

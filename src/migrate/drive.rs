@@ -1,6 +1,6 @@
 //! Takes one migration from where the journal says it is to its end, through errors and waits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::catalog::journal::{self, Migration};
 use crate::catalog::outcomes::{self, NewOutcome};
@@ -16,8 +16,14 @@ use crate::settings;
 /// A mover that ended this often without progress will not make any.
 const MAX_ATTEMPTS: i32 = 10;
 
-/// Below this many captured changes the next state is tried.
-const NEARLY_CAUGHT_UP: i64 = cutover::FEW_CHANGES;
+/// Captured changes that may be left for the switch, whatever the measured rate says.
+const FEW_CHANGES: (f64, f64) = (50.0, 10_000.0);
+
+/// Captured changes per second that catch-up is taken to apply before it was measured: a cautious guess.
+const UNMEASURED_RATE: f64 = 10_000.0;
+
+/// How often the log is counted while rows are copied.
+const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The first and the longest pause before something is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
@@ -37,12 +43,16 @@ pub struct Drive {
     id: i64,
     pace: copy::Pace,
     backoff: Duration,
+    /// Captured changes applied per second, lately.
+    apply_rate: f64,
+    /// When the log was last counted.
+    counted: Option<Instant>,
 }
 
 impl Drive {
     /// For the migration of this number.
     pub fn new(id: i64) -> Self {
-        Self { id, pace: copy::Pace::default(), backoff: BACKOFF.0 }
+        Self { id, pace: copy::Pace::default(), backoff: BACKOFF.0, apply_rate: UNMEASURED_RATE, counted: None }
     }
 
     /// Runs until the migration has ended, or does not exist any more.
@@ -126,9 +136,9 @@ impl Drive {
             State::Queued => to(&migration, State::Preparing),
             State::Preparing => prepare(migration),
             State::Copying => self.copy(migration),
-            State::CatchingUp => catch_up(migration),
-            State::Verifying => verify(migration),
-            State::CuttingOver => cut_over(migration),
+            State::CatchingUp => self.catch_up(migration),
+            State::Verifying => self.verify(migration),
+            State::CuttingOver => self.cut_over(migration),
             State::Cleaning => finish(&migration),
             State::Done | State::Cancelled | State::Failed => Ok(Next::Continue),
         }
@@ -140,12 +150,87 @@ impl Drive {
             lock_timeout_for_users();
             copy::batch(&job, &mut self.pace)
         })?;
+        if self.counted.is_none_or(|counted| counted.elapsed() > BACKLOG_INTERVAL) {
+            self.counted = Some(Instant::now());
+            txn::run(|| watch_backlog(&job.migration))?;
+        }
         match batch {
             copy::Batch::Copied(pause) if pause.is_zero() => Ok(Next::Continue),
             copy::Batch::Copied(pause) => Ok(Next::Pause(pause)),
             copy::Batch::Finished => finish_copy(&job),
         }
     }
+
+    fn catch_up(&mut self, migration: Migration) -> Result<Next> {
+        let job = txn::run(|| Job::load(migration))?;
+        let applied = self.apply_log(&job)?;
+        let pending = txn::run(|| watch_backlog(&job.migration))?;
+        if pending <= self.few_changes() {
+            return to(&job.migration, State::Verifying);
+        }
+        Ok(behind(pending, applied))
+    }
+
+    fn verify(&mut self, migration: Migration) -> Result<Next> {
+        let job = txn::run(|| Job::load(migration))?;
+        let complete = verify::all(&job, || {
+            // Keeps the log short while a large table is compared.
+            self.apply_log(&job)?;
+            txn::run(|| watch_backlog(&job.migration)).map(|_| ())
+        })?;
+        if !complete {
+            self.apply_log(&job)?;
+            return Ok(Next::Continue);
+        }
+        index::vacuum_and_analyze(&job)?;
+        to(&job.migration, State::CuttingOver)
+    }
+
+    fn cut_over(&mut self, migration: Migration) -> Result<Next> {
+        let job = txn::run(|| Job::load(migration))?;
+        // As little as possible is left for the transaction that others wait for.
+        let applied = self.apply_log(&job)?;
+        let few = self.few_changes();
+        match txn::run(|| cutover::attempt(&job, few, || hold::inside("switched")))? {
+            Attempt::Switched => Ok(Next::Continue),
+            Attempt::Waiting(reason) => {
+                txn::run(|| watch_backlog(&job.migration))?;
+                Ok(Next::Retry(reason))
+            }
+            Attempt::Behind(pending) => {
+                txn::run(|| watch_backlog(&job.migration))?;
+                Ok(behind(pending, applied))
+            }
+        }
+    }
+
+    /// Applies what the log has now; measures how fast that goes.
+    fn apply_log(&mut self, job: &Job) -> Result<i64> {
+        let begun = Instant::now();
+        let applied = txn::run_at(Isolation::RepeatableRead, || catch_up::round(job))?;
+        if applied > 0 {
+            #[allow(clippy::cast_precision_loss)]
+            let rate = applied as f64 / begun.elapsed().as_secs_f64().max(1e-6);
+            self.apply_rate = (self.apply_rate + rate) / 2.0;
+        }
+        Ok(applied)
+    }
+
+    /// How many captured changes can be applied under the lock within half of `repart.max_pause`.
+    fn few_changes(&self) -> i64 {
+        let changes = self.apply_rate * settings::max_pause().as_secs_f64() / 2.0;
+        #[allow(clippy::cast_possible_truncation)]
+        let changes = changes.clamp(FEW_CHANGES.0, FEW_CHANGES.1) as i64;
+        changes
+    }
+}
+
+/// Go on at once while rounds get shorter; else say so, and let the writers have the machine for a while.
+fn behind(pending: i64, applied: i64) -> Next {
+    if pending < applied {
+        return Next::Continue;
+    }
+    Next::Retry(format!("{pending} captured changes wait, written faster than applied"))
 }
 
 /// Locks on users' tables must not make users queue.
@@ -197,47 +282,11 @@ fn watch_backlog(migration: &Migration) -> Result<i64> {
     Ok(pending)
 }
 
-fn catch_up(migration: Migration) -> Result<Next> {
-    let job = txn::run(|| Job::load(migration))?;
-    let applied = txn::run_at(Isolation::RepeatableRead, || catch_up::round(&job))?;
-    let pending = txn::run(|| watch_backlog(&job.migration))?;
-    if pending <= NEARLY_CAUGHT_UP {
-        return to(&job.migration, State::Verifying);
-    }
-    if pending >= applied {
-        return Ok(Next::Retry(format!("{pending} captured changes wait, written faster than applied")));
-    }
-    Ok(Next::Continue)
-}
-
-fn verify(migration: Migration) -> Result<Next> {
-    let job = txn::run(|| Job::load(migration))?;
-    if !verify::all(&job)? {
-        txn::run_at(Isolation::RepeatableRead, || catch_up::round(&job))?;
-        return Ok(Next::Continue);
-    }
-    index::vacuum_and_analyze(&job)?;
-    to(&job.migration, State::CuttingOver)
-}
-
-fn cut_over(migration: Migration) -> Result<Next> {
-    let job = txn::run(|| Job::load(migration))?;
-    // As little as possible is left for the transaction that others wait for.
-    txn::run_at(Isolation::RepeatableRead, || catch_up::round(&job))?;
-    match txn::run(|| cutover::attempt(&job, || hold::inside("switched")))? {
-        Attempt::Switched => Ok(Next::Continue),
-        Attempt::Waiting(reason) => {
-            txn::run(|| watch_backlog(&job.migration))?;
-            Ok(Next::Retry(reason))
-        }
-        Attempt::Behind => to(&job.migration, State::CatchingUp),
-    }
-}
-
 /// Drops the old shards and notes what the migration cost, in one transaction.
 fn finish(migration: &Migration) -> Result<Next> {
     txn::run(|| {
-        guc::set_for_transaction("lock_timeout", "5s");
+        // Dropping a table with foreign keys locks the tables that they reference.
+        lock_timeout_for_users();
         let sources: Vec<_> = migration.spec.sources.iter().map(|source| source.relation()).collect();
         let number = |key: &str| migration.predicted.as_ref().and_then(|predicted| predicted.get(key)?.as_f64());
         outcomes::record(&NewOutcome {

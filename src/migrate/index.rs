@@ -80,8 +80,11 @@ fn build(job: &Job, n: usize, target: &Target, index: &Index, name: &str) -> Res
 
 /// Gives the planner statistics of the targets, and a visibility map, from their first second on.
 pub fn vacuum_and_analyze(job: &Job) -> Result<()> {
+    // Unlike what a copy reads and writes, this must reach the statistics that autovacuum goes by.
+    guc::set("track_counts", "on");
     for (n, _) in job.targets() {
         txn::vacuum(&format!("VACUUM (ANALYZE) {}", job.target_name(n)))?;
     }
+    guc::set("track_counts", "off");
     Ok(())
 }

@@ -16,7 +16,6 @@ pub fn create(migration: Migration) -> Result<()> {
     let job = Job::load(migration)?;
     let owner = spi::value::<String>("SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1", &[job.owner.into()])?
         .unwrap_or_default();
-    spi::execute(&format!("GRANT USAGE ON SCHEMA {} TO {}", names::SCHEMA, spi::quote_identifier(&owner)))?;
     for (n, target) in job.targets() {
         create_target(&job, n, target, &owner)?;
     }

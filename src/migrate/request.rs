@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 use crate::catalog::journal::{self, Kind, Request, Source, Spec, Target};
 use crate::catalog::shards::{self, Shard, ShardKey};
+use crate::catalog::tables;
 use crate::error::{Error, Result};
 use crate::migrate::preflight;
 use crate::pg::{literal, on_commit, preload, relation, role, spi};
@@ -137,11 +138,8 @@ pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
     relation::require_owner(wanted.table)?;
     let caller = spi::value::<String>("SELECT pg_catalog.pg_get_userbyid($1)::text", &[role::current().into()])?;
     let id = role::as_superuser(|| {
-        // One request for a table at a time, so that two cannot take the same shard.
-        spi::query("SELECT pg_catalog.pg_advisory_xact_lock($1, ($2::oid::int8 % 2147483647)::int4)", &[
-            LOCK_CLASS.into(),
-            wanted.table.into(),
-        ], |_| Ok(()))?;
+        // Also lets one request for a table at a time through, so that two cannot take the same shard.
+        tables::hold_alone(wanted.table)?;
         let shards: Vec<pg_sys::Oid> = wanted.spec.sources.iter().map(Source::relation).collect();
         if let Some(other) = journal::conflicting(&shards)? {
             return Err(Error::InUse {
@@ -164,13 +162,10 @@ pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
     Ok(id)
 }
 
-/// First key of the advisory locks of this file.
-const LOCK_CLASS: i32 = 0x7265_7061;
-
 fn managed_shard(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
     let (table, shard) = shards::find(shard)?;
     relation::require_owner(table)?;
-    if !role::as_superuser(|| crate::catalog::tables::is_managed(table))? {
+    if !role::as_superuser(|| tables::is_managed(table))? {
         return Err(Error::NotManaged(relation::display_name(table)?));
     }
     if shard.is_default {

@@ -39,7 +39,6 @@ pub const TRANSITIONS: &[(State, State, &str)] = &[
     (Copying, CatchingUp, "all rows that existed when capture began are copied once; targets have their indexes"),
     (CatchingUp, Verifying, "few captured changes are left"),
     (Verifying, CuttingOver, "sources and targets are equal but for captured changes"),
-    (CuttingOver, CatchingUp, "too many changes were captured while it waited for its locks"),
     (CuttingOver, Cleaning, "the switch is committed: from here on there is no way back"),
     (Cleaning, Done, "sources, log and trigger function are dropped"),
     (Queued, Cancelled, "nothing was made yet"),

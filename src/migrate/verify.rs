@@ -30,9 +30,9 @@ struct Range {
     upper: Option<String>,
 }
 
-/// Compares all rows; each range in a transaction of its own. `Ok(false)`: a source was truncated
-/// meanwhile, so that the log has to be applied first.
-pub fn all(job: &Job) -> Result<bool> {
+/// Compares all rows; each range in a transaction of its own, with `between` called after each.
+/// `Ok(false)`: a source was truncated meanwhile, so that the log has to be applied first.
+pub fn all(job: &Job, mut between: impl FnMut() -> Result<()>) -> Result<bool> {
     for (n, target) in job.targets() {
         let mut lower = target.lower.clone();
         loop {
@@ -42,6 +42,7 @@ pub fn all(job: &Job) -> Result<bool> {
             if !verify_range(job, n, &range)? {
                 return Ok(false);
             }
+            between()?;
             match upper {
                 Some(key) => lower = Some(key),
                 None => break,

@@ -128,6 +128,14 @@ pub fn wake(pid: i32) -> bool {
     true
 }
 
+/// Cancels the running statement of a process of this cluster, as `pg_cancel_backend` does.
+pub fn cancel_statement(pid: i32) {
+    if is_running(pid) {
+        // SAFETY: a signal to a process of this cluster; it handles SIGINT as any backend does.
+        unsafe { libc::kill(pid, libc::SIGINT) };
+    }
+}
+
 /// The text that this worker was started with.
 pub fn my_argument() -> String {
     // SAFETY: PostgreSQL sets the entry before it calls a worker; the text ends with NUL (see `start`).

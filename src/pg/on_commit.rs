@@ -13,3 +13,10 @@ pub fn wake_workers() {
     let database = background::my_database();
     register_xact_callback(PgXactCallbackEvent::Commit, move || shared::announce(database));
 }
+
+/// Cancels the running statement of a worker, so that it looks at once at what this transaction changed.
+pub fn interrupt(pid: i32) {
+    if pid != 0 {
+        register_xact_callback(PgXactCallbackEvent::Commit, move || background::cancel_statement(pid));
+    }
+}

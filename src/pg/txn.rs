@@ -131,9 +131,3 @@ pub fn with_latest_snapshot<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     unsafe { pg_sys::PopActiveSnapshot() };
     outcome
 }
-
-/// The id of the running transaction, assigning one if needed.
-pub fn current_xid() -> pg_sys::TransactionId {
-    // SAFETY: inside a transaction, or it raises an SQL error.
-    unsafe { pg_sys::GetCurrentTransactionId() }
-}

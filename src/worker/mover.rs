@@ -8,7 +8,7 @@ use crate::pg::shared::{self, Mover};
 use crate::pg::{background, guc, spi, txn};
 
 /// First key of the advisory lock by which two movers never work on one migration.
-const LOCK_CLASS: i64 = 0x7265_7061_7274;
+const LOCK_CLASS: i32 = 0x7265_7061;
 
 /// A mover that has not begun after this time, in µs, never will.
 const START_TIMEOUT: i64 = 10_000_000;
@@ -106,7 +106,10 @@ fn parse(argument: &str) -> Option<(pg_sys::Oid, i64)> {
 fn carry_out(migration: i64) -> Result<()> {
     prepare_session();
     let alone = txn::run(|| {
-        spi::query_value::<bool>("SELECT pg_catalog.pg_try_advisory_lock($1 # $2)", &[LOCK_CLASS.into(), (migration << 48).into()])
+        spi::query_value::<bool>(
+            "SELECT pg_catalog.pg_try_advisory_lock($1, ($2 % 2147483647)::int4)",
+            &[LOCK_CLASS.into(), migration.into()],
+        )
     })?;
     if alone != Some(true) {
         return Err(Error::Internal("another mover is at work".to_owned()));

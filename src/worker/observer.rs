@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use crate::catalog::{extension, journal, tables};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::migrate::apply;
 use crate::pg::shared::{self, Presence};
 use crate::pg::{background, guc, txn};
 use crate::settings::{self, Mode};
@@ -148,15 +149,11 @@ fn start_movers() -> Result<()> {
     Ok(())
 }
 
-/// Plans, and in `auto` mode queues what the plan says. An error in one table does not stop the others.
+/// Plans, and in `auto` mode queues what the plan says. A table that fails is left out of the plan.
 fn plan_all() -> Result<()> {
-    let mut failure = None;
-    for table in txn::run(tables::managed)? {
-        let outcome = txn::run(|| decide::plan::make_plan(Some(table))).and_then(|plan| match settings::mode() {
-            Mode::Auto => txn::run(|| crate::migrate::apply::plan(plan)).map(|_| ()),
-            Mode::Off | Mode::Advise => Ok(()),
-        });
-        failure = failure.or(outcome.err());
+    let (plan, failed) = decide::plan::make_plan_isolated()?;
+    if settings::mode() == Mode::Auto {
+        apply::plan_isolated(plan)?;
     }
-    failure.map_or(Ok(()), |error: Error| Err(error))
+    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }

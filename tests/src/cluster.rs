@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use postgres::{Client, Config, NoTls};
 
 use crate::run_dir::{RunDir, as_server_user, run};
-use crate::wait::{LONG, wait_for};
+use crate::wait::{LONG, wait_for, wait_until};
 
 /// How `pg_ctl` stops a server.
 #[derive(Clone, Copy, Debug)]
@@ -172,9 +172,7 @@ impl Cluster {
     /// A new session as soon as the server admits one: after a crash it takes a moment.
     pub fn reconnect(&self, database: &str) -> Client {
         wait_for("the server to accept connections", LONG, || {
-            let mut client = self.config(database).connect(NoTls).ok()?;
-            // A postmaster that has not noticed the crash yet still hands out sessions.
-            client.batch_execute("SELECT 1").ok().map(|()| client)
+            self.config(database).connect(NoTls).ok()
         })
     }
 
@@ -199,12 +197,17 @@ impl Cluster {
         run(psql)
     }
 
-    /// Kills a process of this server with SIGKILL. The postmaster answers by restarting all of them.
+    /// Kills a process of this server with SIGKILL, and waits until the postmaster has answered by ending all
+    /// the others: until then it would still hand out sessions.
     pub fn kill9(&self, pid: i32) {
         assert!(pid > 1);
+        let mut witness = self.connect("postgres");
         // SAFETY: kill takes any process id; the caller got this one from pg_stat_activity just now.
         let result = unsafe { libc::kill(pid, libc::SIGKILL) };
         assert_eq!(result, 0, "process {pid} was not there to kill");
+        wait_until("the server to notice a crash", LONG, || {
+            witness.batch_execute("SELECT 1").is_err()
+        });
     }
 
     /// Makes a tablespace and returns its directory.

@@ -1,0 +1,46 @@
+//! The sharded table and its rows. Every row can be computed from its key and its revision, so that a client
+//! need only remember revisions to know what it must read.
+
+use postgres::Client;
+
+use crate::Result;
+use crate::trace::SHARDS;
+
+/// Keys of one shard at the beginning.
+pub const KEYS_PER_SHARD: i64 = 240_000;
+
+/// Keys of all shards.
+pub const KEYS: i64 = KEYS_PER_SHARD * SHARDS as i64;
+
+/// Neighbouring keys that one client owns and reads together.
+pub const BLOCK: i64 = 48;
+
+/// Whether a key has a row at the beginning: five of six have, so that there is room for inserts.
+pub fn exists_at_first(key: i64) -> bool {
+    key % 6 != 5
+}
+
+/// The text of a page.
+pub fn body(key: i64, revision: i64) -> String {
+    format!("Page {key}, revision {revision}: {:.<60}", "")
+}
+
+/// Creates the table with its shards and rows; returns how many rows.
+pub fn create(client: &mut Client) -> Result<i64> {
+    client.batch_execute(
+        "CREATE TABLE pages (page_id bigint PRIMARY KEY, revision bigint NOT NULL, body text NOT NULL)
+         PARTITION BY RANGE (page_id)",
+    )?;
+    for shard in 0..SHARDS as i64 {
+        let (from, to) = (shard * KEYS_PER_SHARD, (shard + 1) * KEYS_PER_SHARD);
+        let number = shard + 1;
+        client.batch_execute(&format!(
+            "CREATE TABLE pages_{number} PARTITION OF pages FOR VALUES FROM ({from}) TO ({to});
+             INSERT INTO pages_{number}
+             SELECT n, 0, 'Page ' || n || ', revision 0: ' || repeat('.', 60)
+               FROM generate_series({from}::bigint, {to} - 1) n WHERE n % 6 <> 5"
+        ))?;
+    }
+    client.batch_execute("VACUUM ANALYZE pages")?;
+    Ok(client.query_one("SELECT count(*) FROM pages", &[])?.get(0))
+}
