@@ -1,4 +1,5 @@
 //! tests
 mod forecast;
+mod manage;
 mod observe;
 mod plan;

@@ -36,10 +36,11 @@ mod tests {
     }
 
     #[pg_test]
-    fn constant_load_needs_nothing() {
+    fn a_steady_load_needs_nothing() {
         orders();
-        import_waves("orders_low", 0.0);
-        import_waves("orders_high", 0.0);
+        import_waves("orders_low", 300.0);
+        import_waves("orders_high", 300.0);
+        Spi::run("SET LOCAL repart.shard_capacity = 1000").expect("set");
         let (action, reason) = only_step("repart_plan()");
         assert_eq!((action.as_str(), reason.as_str()), ("none", "NO_ACTION"));
         assert_eq!(one::<i64>("SELECT count(DISTINCT metric) FROM repart.forecasts"), 4);
@@ -61,6 +62,8 @@ mod tests {
         orders();
         Spi::run("INSERT INTO orders SELECT i % 100, 'x' FROM generate_series(1, 5000) i; ANALYZE orders_low").expect("rows");
         import_rise("orders_low");
+        // The neighbour has no room, or the boundary between the two would be moved instead.
+        import_waves("orders_high", 450.0);
         Spi::run("SET LOCAL repart.shard_capacity = 1000; SET LOCAL repart.min_shard_size = 0; SET LOCAL repart.dwell = 0")
             .expect("settings");
         Spi::run("CREATE TEMP TABLE p AS SELECT * FROM repart_plan('orders')").expect("a plan");

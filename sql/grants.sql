@@ -32,3 +32,9 @@ COMMENT ON FUNCTION repart_sample() IS 'sample the load of every shard of every 
 COMMENT ON FUNCTION repart_import_samples(regclass, jsonb) IS 'add load of a shard that was recorded elsewhere, as rates per second; returns how many samples were stored';
 COMMENT ON FUNCTION repart_forecast(regclass, interval, text) IS 'forecast the load of each shard of a table, per second; each row is about the step that ends at its time';
 COMMENT ON FUNCTION repart_plan(regclass) IS 'forecast and plan, for all tables by default; changes no table of the user and stores the plan';
+
+-- Managing.
+REVOKE EXECUTE ON FUNCTION repart_manage(regclass, name, regclass, boolean), repart_unmanage(regclass) FROM PUBLIC;
+
+COMMENT ON FUNCTION repart_manage(regclass, name, regclass, boolean) IS 'start managing a table; a plain one becomes a sharded table with one shard, by metadata alone; returns the number of shards';
+COMMENT ON FUNCTION repart_unmanage(regclass) IS 'stop managing a table; its partitions stay';

@@ -8,6 +8,10 @@ use thiserror::Error;
 /// Short for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What SQL functions return: pgrx keeps SQLSTATE, detail and hint of this type only. (Functions that return
+/// sets must spell it out: pgrx reads the signature.)
+pub type SqlResult<T> = std::result::Result<T, ErrorReport>;
+
 /// Anything that can go wrong, worded for the person who has to act.
 #[derive(Debug, Error)]
 pub enum Error {

@@ -1,10 +1,9 @@
 //! `repart_manage` and `repart_unmanage`.
 
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::api::regclass::{Regclass, required};
-use crate::error::Error;
+use crate::error::{Error, SqlResult};
 use crate::manage;
 use crate::pg::name::Name;
 
@@ -17,7 +16,7 @@ fn repart_manage(
     shard_key: default!(Option<Name>, "NULL"),
     colocate_with: default!(Option<Regclass>, "NULL"),
     leaf_keys: default!(Option<bool>, "false"),
-) -> Result<i32, ErrorReport> {
+) -> SqlResult<i32> {
     let relation = required(relation, "relation")?;
     if colocate_with.is_some() {
         return Err(not_yet("colocate_with", "colocation groups are").into());
@@ -31,7 +30,7 @@ fn repart_manage(
 /// Stops managing a table. Its partitions stay.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_unmanage(relation: Option<Regclass>) -> Result<(), ErrorReport> {
+fn repart_unmanage(relation: Option<Regclass>) -> SqlResult<()> {
     Ok(manage::unmanage(required(relation, "relation")?)?)
 }
 

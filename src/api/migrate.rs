@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::VariadicArray;
 
 use crate::api::regclass::{self, Regclass};
 use crate::catalog::journal::{self, Migration};
 use crate::catalog::plans;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlResult};
 use crate::migrate::request::{self, Origin, Wanted};
 use crate::migrate::state::State;
 use crate::migrate::apply;
@@ -21,31 +22,32 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Queues the split of a shard at the given keys; returns the migration's number.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_split(shard: Option<Regclass>, at: VariadicArray<&str>) -> Result<i64> {
+fn repart_split(shard: Option<Regclass>, at: VariadicArray<&str>) -> SqlResult<i64> {
     let shard = regclass::required(shard, "shard")?;
     let at: Vec<String> = at
         .iter()
         .map(|key| key.map(str::to_owned).ok_or(Error::NullArgument("at")))
-        .collect::<Result<_>>()?;
-    queue(&request::split(shard, &at)?)
+        .collect::<Result<Vec<_>>>()?;
+    Ok(queue(&request::split(shard, &at)?)?)
 }
 
 /// Queues the merge of adjacent shards; returns the migration's number.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_merge(shards: VariadicArray<Regclass>) -> Result<i64> {
+fn repart_merge(shards: VariadicArray<Regclass>) -> SqlResult<i64> {
     let shards: Vec<pg_sys::Oid> =
-        shards.iter().map(|shard| regclass::required(shard, "shards")).collect::<Result<_>>()?;
-    queue(&request::merge(&shards)?)
+        shards.iter().map(|shard| regclass::required(shard, "shards")).collect::<Result<Vec<_>>>()?;
+    Ok(queue(&request::merge(&shards)?)?)
 }
 
 /// Queues the move of the boundary between two neighbours; returns the migration's number.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_shift(lower_shard: Option<Regclass>, upper_shard: Option<Regclass>, boundary: Option<&str>) -> Result<i64> {
+fn repart_shift(lower_shard: Option<Regclass>, upper_shard: Option<Regclass>, boundary: Option<&str>) -> SqlResult<i64> {
     let lower = regclass::required(lower_shard, "lower_shard")?;
     let upper = regclass::required(upper_shard, "upper_shard")?;
-    queue(&request::shift(lower, upper, boundary.ok_or(Error::NullArgument("boundary"))?)?)
+    let boundary = boundary.ok_or(Error::NullArgument("boundary"))?;
+    Ok(queue(&request::shift(lower, upper, boundary)?)?)
 }
 
 /// Queues the move of a shard to another tablespace; returns the migration's number.
@@ -55,9 +57,9 @@ fn repart_move(
     shard: Option<Regclass>,
     node: default!(Option<&str>, "NULL"),
     tablespace: default!(Option<&str>, "NULL"),
-) -> Result<i64> {
+) -> SqlResult<i64> {
     let shard = regclass::required(shard, "shard")?;
-    queue(&request::relocate(shard, node, tablespace)?)
+    Ok(queue(&request::relocate(shard, node, tablespace)?)?)
 }
 
 fn queue(wanted: &Wanted) -> Result<i64> {
@@ -73,7 +75,7 @@ fn queue(wanted: &Wanted) -> Result<i64> {
 /// Queues the steps of a stored plan, of the latest one if none is given; returns the migrations' numbers.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_apply(plan_id: default!(Option<i64>, "NULL")) -> Result<SetOfIterator<'static, i64>> {
+fn repart_apply(plan_id: default!(Option<i64>, "NULL")) -> std::result::Result<SetOfIterator<'static, i64>, ErrorReport> {
     preload::require("migrating")?;
     let plan = match plan_id {
         Some(plan) => plan,
@@ -90,7 +92,7 @@ fn repart_apply(plan_id: default!(Option<i64>, "NULL")) -> Result<SetOfIterator<
 /// Samples, forecasts, plans and applies the plan, for one table or all; returns the plan's number.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_run(relation: default!(Option<Regclass>, "NULL")) -> Result<i64> {
+fn repart_run(relation: default!(Option<Regclass>, "NULL")) -> SqlResult<i64> {
     preload::require("migrating")?;
     let table = relation.map(Regclass::oid);
     match table {
@@ -108,7 +110,7 @@ fn repart_run(relation: default!(Option<Regclass>, "NULL")) -> Result<i64> {
 /// Waits until a migration has ended, or the timeout is over; returns its state then.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_wait(migration: Option<i64>, timeout: default!(Option<pgrx::datum::Interval>, "NULL")) -> Result<String> {
+fn repart_wait(migration: Option<i64>, timeout: default!(Option<pgrx::datum::Interval>, "NULL")) -> SqlResult<String> {
     let id = migration.ok_or(Error::NullArgument("migration"))?;
     let deadline = timeout.map(|timeout| {
         let micros = u64::try_from(time::span_from_sql(&timeout)).unwrap_or(0);
@@ -138,7 +140,7 @@ fn require_visible(migration: &Migration) -> Result<()> {
 /// Asks a migration to stop; what it made is dropped.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_cancel(migration: Option<i64>) -> Result<()> {
+fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
     let id = migration.ok_or(Error::NullArgument("migration"))?;
     preload::require("migrating")?;
     let migration = role::as_superuser(|| find(id))?;
@@ -147,7 +149,8 @@ fn repart_cancel(migration: Option<i64>) -> Result<()> {
         return Err(Error::Prerequisite {
             what: format!("migration {id} is {} and can not be cancelled", migration.state),
             hint: "See SELECT * FROM repart.migrations.".to_owned(),
-        });
+        }
+        .into());
     }
     role::as_superuser(|| match migration.state {
         // No mover has begun: nothing has to be dropped.

@@ -3,13 +3,13 @@
 use pgrx::prelude::*;
 
 use crate::catalog::bounds;
-use crate::error::Result;
+use crate::error::SqlResult;
 
 /// One end of a partition bound as PostgreSQL prints it: a literal of the key type, MINVALUE or MAXVALUE;
 /// NULL for DEFAULT.
 #[pg_extern(immutable, parallel_safe, strict)]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_bound(bound: &str, upper: bool) -> Result<Option<String>> {
+fn repart_bound(bound: &str, upper: bool) -> SqlResult<Option<String>> {
     Ok(bounds::parse(bound)?.map(|range| match upper {
         false => range.lower.unwrap_or_else(|| "MINVALUE".to_owned()),
         true => range.upper.unwrap_or_else(|| "MAXVALUE".to_owned()),

@@ -57,8 +57,9 @@ const SETTINGS: &str = "
     SELECT format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS %s', $2, attname, attstattarget)
       FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attstattarget >= 0
     UNION ALL
-    SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', $2, attname, array_to_string(attoptions, ', '))
-      FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attoptions IS NOT NULL
+    SELECT format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', $2, attname, option)
+      FROM pg_attribute, unnest(attoptions) option
+     WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND option LIKE 'n\\_distinct%'
     UNION ALL
     SELECT s.statement FROM pg_statistic_ext x JOIN pg_namespace n ON n.oid = x.stxnamespace,
            LATERAL (VALUES

@@ -27,7 +27,8 @@ pub fn create(migration: &Migration, key: &[KeyColumn], owner: &str) -> Result<(
     Ok(())
 }
 
-/// `*<>` compares images, so that no operator of a user's type is looked up.
+/// `*<>` compares images, so that no operator of a user's type is looked up. The casts make it one comparison
+/// of two records: `ROW(…) *<> ROW(…)` would look for an operator `*<>` of each column's type, and there is none.
 fn function_body(log: &str, key: &[KeyColumn]) -> String {
     let row = |record: &str| {
         let columns: Vec<String> = key.iter().map(|column| format!("{record}.{}", spi::quote_identifier(&column.name))).collect();
@@ -42,7 +43,7 @@ fn function_body(log: &str, key: &[KeyColumn]) -> String {
         INSERT INTO {log} VALUES ('k', {new});
     ELSE
         INSERT INTO {log} VALUES ('k', {old});
-        IF TG_OP = 'UPDATE' AND ROW({old}) *<> ROW({new}) THEN
+        IF TG_OP = 'UPDATE' AND ROW({old})::record *<> ROW({new})::record THEN
             INSERT INTO {log} VALUES ('k', {new});
         END IF;
     END IF;

@@ -37,6 +37,10 @@ pub fn reload_if_asked() -> bool {
     true
 }
 
+/// Settings on which the text form of a value depends, and the values under which it always reads the same.
+pub const TRANSMISSION_MODES: [(&str, &str); 4] =
+    [("datestyle", "ISO"), ("intervalstyle", "postgres"), ("extra_float_digits", "3"), ("timezone", "UTC")];
+
 /// Runs `body` with the output formats that PostgreSQL itself uses between servers, so that a literal
 /// written under one session's settings reads the same under another's.
 pub fn with_transmission_modes<T>(body: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {

@@ -3,6 +3,7 @@
 pub mod background;
 pub mod databases;
 pub mod guc;
+pub mod jsonb;
 pub mod literal;
 pub mod lock;
 pub mod name;

@@ -129,7 +129,8 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         check(query);
         match PREVIOUS {
             Some(previous) => pg_guard_ffi_boundary(|| previous(query, flags)),
-            None => pg_guard_ffi_boundary(|| pg_sys::standard_ExecutorStart(query, flags)),
+            // pgrx has put a guard around it already; a second one would abort on an error.
+            None => pg_sys::standard_ExecutorStart(query, flags),
         }
     }
 }

@@ -119,15 +119,15 @@ fn carry_out(migration: i64) -> Result<()> {
 
 /// Settings on which correctness or politeness depends; nobody else sees this session.
 fn prepare_session() {
+    // Literals of boundaries, and rows compared as text, must read the same everywhere.
+    for (name, value) in guc::TRANSMISSION_MODES {
+        guc::set(name, value);
+    }
     for (name, value) in [
         ("search_path", "pg_catalog, pg_temp"),
         ("statement_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
         ("lock_timeout", "5s"),
-        // Literals of boundaries and rows compared as text must read the same everywhere.
-        ("datestyle", "ISO"),
-        ("intervalstyle", "postgres"),
-        ("extra_float_digits", "3"),
         // What a copy reads and writes is no load of the users.
         ("track_counts", "off"),
         ("row_security", "on"),

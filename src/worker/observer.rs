@@ -40,7 +40,9 @@ pub extern "C-unwind" fn repart_observer_main(_argument: pg_sys::Datum) {
     guc::set("search_path", "pg_catalog, pg_temp");
     guc::set("statement_timeout", "0");
     guc::set("idle_in_transaction_session_timeout", "0");
-    guc::set("datestyle", "ISO");
+    for (name, value) in guc::TRANSMISSION_MODES {
+        guc::set(name, value);
+    }
     note(database, Presence::Running);
     let mut observer = Observer::new();
     loop {

@@ -247,7 +247,11 @@ impl<'a> Session<'a> {
 
     /// Waits until a query that returns a boolean says true.
     pub fn wait_until(&mut self, sql: &str, timeout: Duration) {
-        wait_until(sql, timeout, || self.query(sql, &[])[0].get(0));
+        wait_until(sql, timeout, || {
+            self.query(sql, &[])[0]
+                .get::<_, Option<bool>>(0)
+                .unwrap_or(false)
+        });
     }
 }
 

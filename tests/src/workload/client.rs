@@ -28,7 +28,7 @@ pub struct Worker {
 /// A session with its statements: as text, and prepared, since both kinds of plan must survive a cutover.
 struct Connection {
     client: Client,
-    texts: [String; 6],
+    texts: [String; 7],
     prepared: Vec<Prepared>,
 }
 
@@ -228,6 +228,10 @@ impl Connection {
             format!("UPDATE {table} SET payload = $2, counter = $3 WHERE id = $1 RETURNING id"),
             format!("DELETE FROM {table} WHERE id = $1 RETURNING id"),
             format!("UPDATE {table} SET id = $2 WHERE id = $1 RETURNING id"),
+            format!(
+                "INSERT INTO {table} (id, payload, counter) VALUES ($1, $2, $3) ON CONFLICT (id)
+                 DO UPDATE SET payload = excluded.payload, counter = excluded.counter RETURNING id"
+            ),
         ];
         let prepared = texts
             .iter()
@@ -248,6 +252,7 @@ impl Connection {
             Statement::Update(key, value) => (3, vec![key, &value.payload, &value.counter]),
             Statement::Delete(key) => (4, vec![key]),
             Statement::Rekey(from, to) => (5, vec![from, to]),
+            Statement::Upsert(key, value) => (6, vec![key, &value.payload, &value.counter]),
         };
         let result = if prepared {
             self.client.query(&self.prepared[number], &parameters)

@@ -12,6 +12,8 @@ pub enum Statement {
     Range(i64, i64),
     /// Inserts a row.
     Insert(i64, Value),
+    /// Inserts a row, or replaces the one that has the key.
+    Upsert(i64, Value),
     /// Replaces the row of a key.
     Update(i64, Value),
     /// Deletes the row of a key.
@@ -43,7 +45,8 @@ pub fn any(memory: &Memory, random: &mut Random, number: u64) -> Operation {
         0..30 => None,
         30..40 => Some(range(memory, random)),
         40..62 => update(memory, random, number),
-        62..72 => insert(memory, random, number),
+        62..69 => insert(memory, random, number),
+        69..72 => Some(upsert(memory, random, number)),
         72..80 => delete(memory, random),
         80..88 => rekey(memory, random),
         88..94 => transfer(memory, random, number),
@@ -99,6 +102,13 @@ fn insert(memory: &Memory, random: &mut Random, number: u64) -> Option<Operation
     let after = value(memory, random, number, 0);
     let changes = vec![change(memory, key, Some(after.clone()))];
     Some(single("insert", Statement::Insert(key, after), changes))
+}
+
+fn upsert(memory: &Memory, random: &mut Random, number: u64) -> Operation {
+    let key = memory.any_key(random);
+    let after = value(memory, random, number, 0);
+    let changes = vec![change(memory, key, Some(after.clone()))];
+    single("upsert", Statement::Upsert(key, after), changes)
 }
 
 fn delete(memory: &Memory, random: &mut Random) -> Option<Operation> {

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 use postgres::{Client, Config, Error, NoTls, Row, Statement};
 
 use crate::Result;
-use crate::pages::{self, BLOCK, KEYS, KEYS_PER_SHARD};
+use crate::pages::{self, BLOCK, KEYS_PER_SHARD};
 use crate::trace::{HOUR, SHARDS, Trace};
 
 /// How many there are.
 pub const CLIENTS: i64 = 8;
+
+// Every client owns as many blocks of each shard.
+const _: () = assert!(KEYS_PER_SHARD % (BLOCK * CLIENTS) == 0);
 
 /// Work that a client may be behind, in seconds; more is dropped, so that a stall is not followed by a burst.
 const MAX_BEHIND: f64 = 1.0;
@@ -277,8 +280,7 @@ impl Worker {
     fn any_block(&mut self, shard: usize) -> i64 {
         let first = shard as i64 * KEYS_PER_SHARD / BLOCK;
         let round = self.below(KEYS_PER_SHARD / BLOCK / CLIENTS);
-        let block = (first + round * CLIENTS + self.number - first % CLIENTS).min(KEYS / BLOCK - 1);
-        block * BLOCK
+        (first + round * CLIENTS + self.number) * BLOCK
     }
 
     /// A number in 0 .. limit. SplitMix64 (Steele, Lea, Flood 2014).
