@@ -7,7 +7,9 @@ mod tests {
     use crate::catalog::tables;
 
     fn oid(name: &str) -> pg_sys::Oid {
-        Spi::get_one::<pg_sys::Oid>(&format!("SELECT '{name}'::regclass::oid")).unwrap().unwrap()
+        Spi::get_one::<pg_sys::Oid>(&format!("SELECT '{name}'::regclass::oid"))
+            .unwrap()
+            .unwrap()
     }
 
     fn count(sql: &str) -> i64 {
@@ -37,7 +39,13 @@ mod tests {
         assert_eq!(tables::forget_dropped().unwrap(), 1);
         assert!(!tables::is_managed(table).unwrap());
         for history in ["samples", "counters", "lineage"] {
-            assert_eq!(count(&format!("SELECT count(*) FROM repart.{history} WHERE shard = {}", shard.to_u32())), 0);
+            assert_eq!(
+                count(&format!(
+                    "SELECT count(*) FROM repart.{history} WHERE shard = {}",
+                    shard.to_u32()
+                )),
+                0
+            );
         }
         assert_eq!(tables::forget_dropped().unwrap(), 0);
     }
@@ -45,21 +53,32 @@ mod tests {
     #[pg_test]
     fn a_dropped_shard_is_remembered_while_another_descends_from_it() {
         Spi::run("CREATE TABLE kept (id int PRIMARY KEY); SELECT repart_manage('kept')").unwrap();
-        let (parent, grandparent) = (pg_sys::Oid::from(4_000_000_001), pg_sys::Oid::from(4_000_000_002));
+        let (parent, grandparent) = (
+            pg_sys::Oid::from(4_000_000_001),
+            pg_sys::Oid::from(4_000_000_002),
+        );
         add_history(oid("kept_0"), parent);
         add_history(parent, grandparent);
         add_history(grandparent, pg_sys::Oid::from(1));
         tables::forget_dropped().unwrap();
-        assert_eq!(count("SELECT count(*) FROM repart.samples WHERE shard IN (4000000001, 4000000002)"), 2);
+        assert_eq!(
+            count("SELECT count(*) FROM repart.samples WHERE shard IN (4000000001, 4000000002)"),
+            2
+        );
 
         Spi::run("DROP TABLE kept").unwrap();
         tables::forget_dropped().unwrap();
-        assert_eq!(count("SELECT count(*) FROM repart.samples WHERE shard IN (4000000001, 4000000002)"), 0);
+        assert_eq!(
+            count("SELECT count(*) FROM repart.samples WHERE shard IN (4000000001, 4000000002)"),
+            0
+        );
     }
 
     #[pg_test(error = "table \"held\" is not managed by repart")]
     fn only_a_managed_table_can_be_held() {
         Spi::run("CREATE TABLE held (id int PRIMARY KEY)").unwrap();
-        tables::hold(oid("held")).map_err(pgrx::pg_sys::panic::ErrorReport::from).unwrap_or_report();
+        tables::hold(oid("held"))
+            .map_err(pgrx::pg_sys::panic::ErrorReport::from)
+            .unwrap_or_report();
     }
 }

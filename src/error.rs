@@ -16,7 +16,7 @@ pub type SqlResult<T> = std::result::Result<T, ErrorReport>;
 #[derive(Debug, Error)]
 pub enum Error {
     /// An argument that must be given is NULL.
-    #[error("{0} must not be null")]
+    #[error("argument \"{0}\" must not be null")]
     NullArgument(&'static str),
     /// The relation is not managed.
     #[error("table \"{0}\" is not managed by repart")]
@@ -162,6 +162,7 @@ impl Error {
     /// What to do about it, as a sentence.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::NullArgument(name) => format!("Give a value for \"{name}\"."),
             Self::NotManaged(table) => format!("Run SELECT repart_manage('{table}') first."),
             Self::AlreadyManaged(_) => "See SELECT * FROM repart.shards.".to_owned(),
             Self::NotOwner(_) => "Only the owner of a table, or a superuser, may do this.".to_owned(),

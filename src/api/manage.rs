@@ -24,7 +24,10 @@ fn repart_manage(
     if leaf_keys.ok_or(Error::NullArgument("leaf_keys"))? {
         return Err(not_yet("leaf_keys", "shards on other nodes, which need it, are").into());
     }
-    Ok(manage::manage(relation, shard_key.as_ref().map(Name::as_str))?)
+    Ok(manage::manage(
+        relation,
+        shard_key.as_ref().map(Name::as_str),
+    )?)
 }
 
 /// Stops managing a table. Its partitions stay.

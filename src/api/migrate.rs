@@ -126,7 +126,7 @@ fn repart_wait(migration: Option<i64>, timeout: default!(Option<pgrx::datum::Int
     }
 }
 
-/// A migration queued by the waiting transaction itself can not begin before that commits.
+/// A migration queued by the waiting transaction itself cannot begin before that commits.
 fn require_visible(migration: &Migration) -> Result<()> {
     if !migration.is_uncommitted {
         return Ok(());
@@ -147,7 +147,7 @@ fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
     require_rights(&migration)?;
     if !migration.state.is_before_switch() || migration.state.is_final() {
         return Err(Error::Prerequisite {
-            what: format!("migration {id} is {} and can not be cancelled", migration.state),
+            what: format!("migration {id} is {} and cannot be cancelled", migration.state),
             hint: "See SELECT * FROM repart.migrations.".to_owned(),
         }
         .into());

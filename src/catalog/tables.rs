@@ -25,7 +25,11 @@ const HISTORY: [&str; 4] = ["counters", "samples", "forecast_curves", "lineage"]
 const COLUMNS: &str = "t.relation::oid, t.shard_key::text, t.leaf_keys";
 
 fn read(row: &spi::Row) -> Result<ShardedTable> {
-    Ok(ShardedTable { relation: row.get(1)?, shard_key: row.get(2)?, leaf_keys: row.get(3)? })
+    Ok(ShardedTable {
+        relation: row.get(1)?,
+        shard_key: row.get(2)?,
+        leaf_keys: row.get(3)?,
+    })
 }
 
 /// The managed tables that still exist, by OID.
@@ -37,7 +41,6 @@ pub fn all() -> Result<Vec<ShardedTable>> {
     role::as_superuser(|| spi::query(&sql, &[], read))
 }
 
-
 /// Whether a table is managed.
 pub fn is_managed(table: pg_sys::Oid) -> Result<bool> {
     Ok(find(table)?.is_some())
@@ -45,7 +48,10 @@ pub fn is_managed(table: pg_sys::Oid) -> Result<bool> {
 
 /// A managed table; `None` if it is not managed.
 pub fn find(table: pg_sys::Oid) -> Result<Option<ShardedTable>> {
-    first(&format!("SELECT {COLUMNS} FROM repart.sharded_tables t WHERE t.relation = $1"), table)
+    first(
+        &format!("SELECT {COLUMNS} FROM repart.sharded_tables t WHERE t.relation = $1"),
+        table,
+    )
 }
 
 /// A managed table; an error with the remedy if it is not managed.
@@ -56,12 +62,17 @@ pub fn require(table: pg_sys::Oid) -> Result<ShardedTable> {
 /// As [`require`], and nobody else can hold the table until this transaction ends: for queueing a
 /// migration, and for ceasing to manage it.
 pub fn hold_alone(table: pg_sys::Oid) -> Result<ShardedTable> {
-    let sql = format!("SELECT {COLUMNS} FROM repart.sharded_tables t WHERE t.relation = $1 FOR UPDATE");
+    let sql =
+        format!("SELECT {COLUMNS} FROM repart.sharded_tables t WHERE t.relation = $1 FOR UPDATE");
     or_not_managed(first(&sql, table)?, table)
 }
 
 fn first(sql: &str, table: pg_sys::Oid) -> Result<Option<ShardedTable>> {
-    Ok(role::as_superuser(|| spi::query(sql, &[table.into()], read))?.into_iter().next())
+    Ok(
+        role::as_superuser(|| spi::query(sql, &[table.into()], read))?
+            .into_iter()
+            .next(),
+    )
 }
 
 fn or_not_managed(found: Option<ShardedTable>, table: pg_sys::Oid) -> Result<ShardedTable> {
@@ -76,7 +87,11 @@ pub fn insert(table: &ShardedTable) -> Result<()> {
     role::as_superuser(|| {
         spi::run(
             "INSERT INTO repart.sharded_tables (relation, shard_key, leaf_keys) VALUES ($1::regclass, $2::name, $3)",
-            &[table.relation.into(), table.shard_key.as_str().into(), table.leaf_keys.into()],
+            &[
+                table.relation.into(),
+                table.shard_key.as_str().into(),
+                table.leaf_keys.into(),
+            ],
         )
     })?;
     Ok(())
@@ -92,7 +107,10 @@ pub fn delete(table: pg_sys::Oid) -> Result<()> {
             );
             spi::run(&sql, &[table.into()])?;
         }
-        spi::run("DELETE FROM repart.sharded_tables WHERE relation = $1", &[table.into()])
+        spi::run(
+            "DELETE FROM repart.sharded_tables WHERE relation = $1",
+            &[table.into()],
+        )
     })?;
     Ok(())
 }

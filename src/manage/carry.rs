@@ -141,7 +141,11 @@ impl Parts {
 }
 
 fn statements(sql: &str, table: &Table) -> Result<Vec<String>> {
-    let args = [table.oid.into(), table.qualified().into(), table.schema.as_str().into()];
+    let args = [
+        table.oid.into(),
+        table.qualified().into(),
+        table.schema.as_str().into(),
+    ];
     spi::query(sql, &args, |row| row.get(1))
 }
 

@@ -15,7 +15,10 @@ pub fn require_table(table: &Table) -> Result<()> {
     match &table.partition_of {
         Some(parent) => Err(wrong(
             format!("table \"{}\" is a partition", table.name),
-            format!("Manage the partitioned table: run SELECT repart_manage({}).", spi::quote_literal(parent)),
+            format!(
+                "Manage the partitioned table: run SELECT repart_manage({}).",
+                spi::quote_literal(parent)
+            ),
         )),
         None => Ok(()),
     }
@@ -33,18 +36,31 @@ fn require_kind(table: &Table) -> Result<()> {
         "t" => "a TOAST table",
         _ => "not a table",
     };
-    let hint = "repart manages tables: give the name of a table, partitioned by RANGE or not partitioned.";
-    Err(wrong(format!("\"{}\" is {kind}", table.name), hint.to_owned()))
+    let hint =
+        "repart manages tables: give the name of a table, partitioned by RANGE or not partitioned.";
+    Err(wrong(
+        format!("\"{}\" is {kind}", table.name),
+        hint.to_owned(),
+    ))
 }
 
 fn require_user_table(table: &Table) -> Result<()> {
     if let Some(extension) = &table.extension {
         let hint = "An extension expects its tables as it made them.".to_owned();
-        return Err(wrong(format!("table \"{}\" belongs to extension \"{extension}\"", table.name), hint));
+        return Err(wrong(
+            format!(
+                "table \"{}\" belongs to extension \"{extension}\"",
+                table.name
+            ),
+            hint,
+        ));
     }
     if table.oid.to_u32() < FIRST_USER_OID {
         let hint = "repart manages tables that users made.".to_owned();
-        return Err(wrong(format!("\"{}\" is a system catalog", table.name), hint));
+        return Err(wrong(
+            format!("\"{}\" is a system catalog", table.name),
+            hint,
+        ));
     }
     Ok(())
 }
@@ -70,13 +86,19 @@ fn require_permanent(table: &Table) -> Result<()> {
 
 /// Fails above READ COMMITTED, where the checks would look at a snapshot older than the table's lock.
 pub fn require_read_committed() -> Result<()> {
-    let level = spi::value::<String>("SELECT current_setting('transaction_isolation')", &[])?.unwrap_or_default();
+    let level = spi::value::<String>("SELECT current_setting('transaction_isolation')", &[])?
+        .unwrap_or_default();
     if level.starts_with("read ") {
         return Ok(());
     }
     Err(Error::Prerequisite {
-        what: format!("repart_manage cannot run at isolation level {}", level.to_uppercase()),
-        hint: "Run it by itself, or in a transaction begun with BEGIN ISOLATION LEVEL READ COMMITTED.".to_owned(),
+        what: format!(
+            "repart_manage cannot run at isolation level {}",
+            level.to_uppercase()
+        ),
+        hint:
+            "Run it by itself, or in a transaction begun with BEGIN ISOLATION LEVEL READ COMMITTED."
+                .to_owned(),
     })
 }
 

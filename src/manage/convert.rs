@@ -42,13 +42,21 @@ pub fn convert(plain: &Table, key: &Key) -> Result<Converted> {
     carry::execute_all(&views)?;
 
     verify::check(shard.oid, &before)?;
-    Ok(Converted { table, shard, has_row_triggers: parts.has_row_triggers })
+    Ok(Converted {
+        table,
+        shard,
+        has_row_triggers: parts.has_row_triggers,
+    })
 }
 
 /// Gives the plain table and its indexes other names.
 fn rename(plain: &Table) -> Result<Table> {
     let name = names::shard(&plain.schema, &plain.name)?;
-    spi::execute(&format!("ALTER TABLE {} RENAME TO {}", plain.qualified(), spi::quote_identifier(&name)))?;
+    spi::execute(&format!(
+        "ALTER TABLE {} RENAME TO {}",
+        plain.qualified(),
+        spi::quote_identifier(&name)
+    ))?;
     let shard = Table::read(plain.oid)?;
     let indexes = spi::query(
         "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -60,14 +68,20 @@ fn rename(plain: &Table) -> Result<Table> {
         // Renames the constraint too, if it is a constraint's.
         let new_name = names::dependent(&shard.schema, &plain.name, &index, &shard.name)?;
         let old = spi::quote_qualified_identifier(&shard.schema, &index);
-        spi::execute(&format!("ALTER INDEX {old} RENAME TO {}", spi::quote_identifier(&new_name)))?;
+        spi::execute(&format!(
+            "ALTER INDEX {old} RENAME TO {}",
+            spi::quote_identifier(&new_name)
+        ))?;
     }
     Ok(shard)
 }
 
 /// Creates the partitioned table under the plain table's name, without indexes and partitions.
 fn create_partitioned(plain: &Table, shard: &Table, key: &Key) -> Result<Table> {
-    let tablespace = plain.tablespace.as_ref().map(|name| format!(" TABLESPACE {}", spi::quote_identifier(name)));
+    let tablespace = plain
+        .tablespace
+        .as_ref()
+        .map(|name| format!(" TABLESPACE {}", spi::quote_identifier(name)));
     spi::execute(&format!(
         "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE
                                   INCLUDING COMPRESSION INCLUDING COMMENTS)
@@ -77,7 +91,11 @@ fn create_partitioned(plain: &Table, shard: &Table, key: &Key) -> Result<Table> 
         spi::quote_identifier(&key.column),
         tablespace.unwrap_or_default()
     ))?;
-    spi::execute(&format!("ALTER TABLE {} OWNER TO {}", plain.qualified(), spi::quote_identifier(&plain.owner)))?;
+    spi::execute(&format!(
+        "ALTER TABLE {} OWNER TO {}",
+        plain.qualified(),
+        spi::quote_identifier(&plain.owner)
+    ))?;
     Table::find(&plain.schema, &plain.name)
 }
 

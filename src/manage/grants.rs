@@ -39,20 +39,31 @@ pub fn copy(from: pg_sys::Oid, to: pg_sys::Oid) -> Result<()> {
         return Ok(());
     }
     Err(Error::Unsupported {
-        what: format!("grants on table \"{}\" cannot be carried over", relation::display_name(from)?),
+        what: format!(
+            "grants on table \"{}\" cannot be carried over",
+            relation::display_name(from)?
+        ),
         detail: String::new(),
-        hint: "Revoke privileges that were not granted by the owner, and grant them as the owner.".to_owned(),
+        hint: "Revoke privileges that were not granted by the owner, and grant them as the owner."
+            .to_owned(),
     })
 }
 
 fn give(grant: &Grant, owner: pg_sys::Oid, name: &str) -> Result<()> {
-    let column = grant.column.as_ref().map(|column| format!(" ({})", spi::quote_identifier(column)));
+    let column = grant
+        .column
+        .as_ref()
+        .map(|column| format!(" ({})", spi::quote_identifier(column)));
     let statement = format!(
         "GRANT {}{} ON {name} TO {}{}",
         grant.privilege,
         column.unwrap_or_default(),
         grant.grantee_name,
-        if grant.is_grantable { " WITH GRANT OPTION" } else { "" }
+        if grant.is_grantable {
+            " WITH GRANT OPTION"
+        } else {
+            ""
+        }
     );
     if grant.grantor == owner {
         spi::execute(&statement)?;
@@ -65,7 +76,8 @@ fn give(grant: &Grant, owner: pg_sys::Oid, name: &str) -> Result<()> {
 
 /// The grants in an order in which each grantor has the grant option when its turn comes.
 fn in_order(owner: pg_sys::Oid, grants: &[Grant]) -> Vec<&Grant> {
-    let (mut ordered, mut waiting): (Vec<_>, Vec<_>) = grants.iter().partition(|grant| grant.grantor == owner);
+    let (mut ordered, mut waiting): (Vec<_>, Vec<_>) =
+        grants.iter().partition(|grant| grant.grantor == owner);
     while !waiting.is_empty() {
         let may_give = |grant: &&Grant| {
             ordered.iter().any(|given: &&Grant| {
@@ -133,8 +145,10 @@ mod tests {
     #[test]
     fn a_role_grants_only_after_it_was_given_the_option() {
         let grants = [grant(3, 4, false), grant(2, 3, true), grant(1, 2, true)];
-        let ordered: Vec<u32> =
-            in_order(pg_sys::Oid::from(1), &grants).iter().map(|grant| grant.grantee.to_u32()).collect();
+        let ordered: Vec<u32> = in_order(pg_sys::Oid::from(1), &grants)
+            .iter()
+            .map(|grant| grant.grantee.to_u32())
+            .collect();
         assert_eq!(ordered, [2, 3, 4]);
     }
 }

@@ -34,14 +34,21 @@ pub fn choose(table: &Table, given: Option<&str>) -> Result<Key> {
     require_order(table, &name, &column)?;
     if column.is_generated {
         return Err(Error::Unsupported {
-            what: format!("generated column \"{name}\" of table \"{}\" cannot be a shard key", table.name),
+            what: format!(
+                "generated column \"{name}\" of table \"{}\" cannot be a shard key",
+                table.name
+            ),
             detail: String::new(),
-            hint: "Choose another column: PostgreSQL does not partition by generated columns.".to_owned(),
+            hint: "Choose another column: PostgreSQL does not partition by generated columns."
+                .to_owned(),
         });
     }
     if !column.is_not_null {
         return Err(Error::Prerequisite {
-            what: format!("column \"{name}\" of table \"{}\" can be null, so that it cannot be a shard key", table.name),
+            what: format!(
+                "column \"{name}\" of table \"{}\" can be null, so that it cannot be a shard key",
+                table.name
+            ),
             hint: format!(
                 "Run ALTER TABLE {} ALTER COLUMN {} SET NOT NULL first.",
                 table.qualified(),
@@ -49,7 +56,10 @@ pub fn choose(table: &Table, given: Option<&str>) -> Result<Key> {
             ),
         });
     }
-    Ok(Key { column: name, attnum: column.attnum })
+    Ok(Key {
+        column: name,
+        attnum: column.attnum,
+    })
 }
 
 fn find(table: &Table, name: &str) -> Result<Column> {
@@ -70,7 +80,10 @@ fn find(table: &Table, name: &str) -> Result<Column> {
     found
         .into_iter()
         .next()
-        .ok_or_else(|| Error::MissingColumn { column: name.to_owned(), table: table.name.clone() })
+        .ok_or_else(|| Error::MissingColumn {
+            column: name.to_owned(),
+            table: table.name.clone(),
+        })
 }
 
 /// The only column of the table's primary key.
@@ -96,7 +109,10 @@ fn require_order(table: &Table, name: &str, column: &Column) -> Result<()> {
         return Ok(());
     }
     Err(Error::Unsupported {
-        what: format!("column \"{name}\" of table \"{}\" cannot be a shard key", table.name),
+        what: format!(
+            "column \"{name}\" of table \"{}\" cannot be a shard key",
+            table.name
+        ),
         detail: format!("Type {} has no btree order.", column.type_name),
         hint: "Choose a column of a type that can be sorted.".to_owned(),
     })
@@ -107,29 +123,44 @@ pub fn of_partitioned(table: &Table, given: Option<&str>) -> Result<String> {
     let (strategy, columns, attnum, class) = partition_key(table)?;
     let refuse = |what: String| {
         let hint = "repart manages tables that are partitioned by RANGE on one column.".to_owned();
-        Err(Error::Unsupported { what, detail: String::new(), hint })
+        Err(Error::Unsupported {
+            what,
+            detail: String::new(),
+            hint,
+        })
     };
     let name = &table.name;
     match strategy.as_str() {
         "r" => {}
         "h" => return refuse(format!("table \"{name}\" is partitioned by HASH")),
         "l" => return refuse(format!("table \"{name}\" is partitioned by LIST")),
-        _ => return refuse(format!("table \"{name}\" is partitioned by an unknown strategy")),
+        _ => {
+            return refuse(format!(
+                "table \"{name}\" is partitioned by an unknown strategy"
+            ));
+        }
     }
     if columns > 1 {
-        return refuse(format!("table \"{name}\" is partitioned by several columns"));
+        return refuse(format!(
+            "table \"{name}\" is partitioned by several columns"
+        ));
     }
     if attnum == 0 {
         return refuse(format!("table \"{name}\" is partitioned by an expression"));
     }
     let (column, type_oid) = column_of(table, attnum)?;
     if opclass::default_btree(type_oid) != Some(class) {
-        return refuse(format!("the partition key of table \"{name}\" is not sorted by its type's default order"));
+        return refuse(format!(
+            "the partition key of table \"{name}\" is not sorted by its type's default order"
+        ));
     }
     match given {
         Some(given) if given != column => Err(Error::InvalidParameter {
-            what: format!("table \"{name}\" is partitioned by column \"{column}\", not by \"{given}\""),
-            hint: "Leave shard_key out: the shard key of a partitioned table is its partition key.".to_owned(),
+            what: format!(
+                "table \"{name}\" is partitioned by column \"{column}\", not by \"{given}\""
+            ),
+            hint: "Leave shard_key out: the shard key of a partitioned table is its partition key."
+                .to_owned(),
         }),
         _ => Ok(column),
     }
@@ -142,7 +173,10 @@ fn partition_key(table: &Table) -> Result<(String, i16, i16, pg_sys::Oid)> {
         &[table.oid.into()],
         |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
     )?;
-    found.into_iter().next().ok_or_else(|| Error::Internal("a partition key vanished".to_owned()))
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Internal("a partition key vanished".to_owned()))
 }
 
 fn column_of(table: &Table, attnum: i16) -> Result<(String, pg_sys::Oid)> {
@@ -151,5 +185,8 @@ fn column_of(table: &Table, attnum: i16) -> Result<(String, pg_sys::Oid)> {
         &[table.oid.into(), attnum.into()],
         |row| Ok((row.get(1)?, row.get(2)?)),
     )?;
-    found.into_iter().next().ok_or_else(|| Error::Internal("a key column vanished".to_owned()))
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Internal("a key column vanished".to_owned()))
 }

@@ -30,14 +30,21 @@ pub fn manage(relation: pg_sys::Oid, shard_key: Option<&str>) -> Result<i32> {
     checks::require_table(&Table::read(relation)?)?;
     let timeout = format!("{}ms", settings::lock_timeout().as_millis());
     // Nobody queues behind a lock that we wait for; the partitioned table has no tablespace but its own.
-    let settings = [("lock_timeout", timeout.as_str()), ("default_tablespace", "")];
+    let settings = [
+        ("lock_timeout", timeout.as_str()),
+        ("default_tablespace", ""),
+    ];
     let shards = guc::with_settings(&settings, || {
         let table = locked(relation)?;
         if tables::find(table.oid)?.is_some() {
             return Err(Error::AlreadyManaged(table.name));
         }
         refusals::check_any(&table)?;
-        if table.is_partitioned() { register(&table, shard_key) } else { convert_and_register(&table, shard_key) }
+        if table.is_partitioned() {
+            register(&table, shard_key)
+        } else {
+            convert_and_register(&table, shard_key)
+        }
     })?;
     on_commit::wake_workers();
     Ok(shards)
@@ -63,7 +70,10 @@ fn register(table: &Table, shard_key: Option<&str>) -> Result<i32> {
     insert(table, &key)?;
     let shards = count_shards(table)?;
     let plural = if shards == 1 { "" } else { "s" };
-    notice!("table \"{}\" is now managed: {shards} shard{plural}, key \"{key}\"", table.name);
+    notice!(
+        "table \"{}\" is now managed: {shards} shard{plural}, key \"{key}\"",
+        table.name
+    );
     Ok(shards)
 }
 
@@ -74,7 +84,10 @@ fn convert_and_register(plain: &Table, shard_key: Option<&str>) -> Result<i32> {
     let converted = convert::convert(plain, &key)?;
     insert(&converted.table, &key.column)?;
     let (name, shard) = (&converted.table.name, &converted.shard.name);
-    notice!("table \"{name}\" is now managed: 1 shard (\"{shard}\"), key \"{}\"", key.column);
+    notice!(
+        "table \"{name}\" is now managed: 1 shard (\"{shard}\"), key \"{}\"",
+        key.column
+    );
     if converted.has_row_triggers {
         notice!("row-level triggers of table \"{name}\" now see the shard's name in TG_TABLE_NAME");
     }
@@ -82,7 +95,11 @@ fn convert_and_register(plain: &Table, shard_key: Option<&str>) -> Result<i32> {
 }
 
 fn insert(table: &Table, key: &str) -> Result<()> {
-    tables::insert(&ShardedTable { relation: table.oid, shard_key: key.to_owned(), leaf_keys: false })
+    tables::insert(&ShardedTable {
+        relation: table.oid,
+        shard_key: key.to_owned(),
+        leaf_keys: false,
+    })
 }
 
 /// The partitions of a table, without DEFAULT.
@@ -101,7 +118,10 @@ pub fn unmanage(relation: pg_sys::Oid) -> Result<()> {
     tables::hold_alone(relation)?;
     if let Some(migration) = tables::unfinished_migration(relation)? {
         return Err(Error::InUse {
-            what: format!("migration {migration} of table \"{}\" is not finished", relation::display_name(relation)?),
+            what: format!(
+                "migration {migration} of table \"{}\" is not finished",
+                relation::display_name(relation)?
+            ),
             hint: format!(
                 "Wait for it with SELECT repart_wait({migration}), or stop it with SELECT repart_cancel({migration})."
             ),

@@ -30,12 +30,18 @@ pub fn dependent(schema: &str, table: &str, name: &str, shard: &str) -> Result<S
 /// The name, or one like it, that no relation and no type of the schema has.
 fn free(schema: &str, wanted: &str) -> Result<String> {
     for attempt in 0..MAX_ATTEMPTS {
-        let name = if attempt == 0 { wanted.to_owned() } else { joined(wanted, &format!("_{attempt}")) };
+        let name = if attempt == 0 {
+            wanted.to_owned()
+        } else {
+            joined(wanted, &format!("_{attempt}"))
+        };
         if !is_taken(schema, &name)? {
             return Ok(name);
         }
     }
-    Err(Error::Internal(format!("no free name like \"{wanted}\" in schema \"{schema}\"")))
+    Err(Error::Internal(format!(
+        "no free name like \"{wanted}\" in schema \"{schema}\""
+    )))
 }
 
 fn is_taken(schema: &str, name: &str) -> Result<bool> {

@@ -218,7 +218,10 @@ pub fn check_plain(table: &Table, key: &Key) -> Result<()> {
     let keyless = objects(KEYLESS, &[table.oid.into(), key.attnum.into()])?;
     if !keyless.is_empty() {
         return Err(refused(
-            &format!("table \"{}\" has unique indexes without the shard key \"{}\"", table.name, key.column),
+            &format!(
+                "table \"{}\" has unique indexes without the shard key \"{}\"",
+                table.name, key.column
+            ),
             &keyless,
             "Add the shard key to them, drop them, or choose another shard key: a unique index of a partitioned \
              table must contain its partition key.",
@@ -227,7 +230,10 @@ pub fn check_plain(table: &Table, key: &Key) -> Result<()> {
     let dependents = dependents(table.oid, true)?;
     if !dependents.is_empty() {
         return Err(refused(
-            &format!("other objects depend on table \"{}\" or its row type", table.name),
+            &format!(
+                "other objects depend on table \"{}\" or its row type",
+                table.name
+            ),
             &dependents,
             "Drop them, and create them again once the table is managed: they would stay bound to its first shard.",
         ));
@@ -244,7 +250,11 @@ fn check(refusals: &[Refusal], table: &Table) -> Result<()> {
     for refusal in refusals {
         let objects = objects(refusal.objects, &[table.oid.into()])?;
         if !objects.is_empty() {
-            return Err(refused(&format!("table \"{}\" {}", table.name, refusal.what), &objects, refusal.hint));
+            return Err(refused(
+                &format!("table \"{}\" {}", table.name, refusal.what),
+                &objects,
+                refusal.hint,
+            ));
         }
     }
     Ok(())
@@ -256,5 +266,9 @@ fn objects(sql: &str, args: &[pgrx::datum::DatumWithOid]) -> Result<Vec<String>>
 
 fn refused(what: &str, objects: &[String], hint: &str) -> Error {
     let objects = objects.join(", ");
-    Error::Unsupported { what: what.to_owned(), detail: format!("Concerned: {objects}."), hint: hint.to_owned() }
+    Error::Unsupported {
+        what: what.to_owned(),
+        detail: format!("Concerned: {objects}."),
+        hint: hint.to_owned(),
+    }
 }

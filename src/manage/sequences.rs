@@ -57,17 +57,30 @@ impl Identity {
         let old = spi::quote_qualified_identifier(&self.schema, &old_name);
         let new = spi::quote_qualified_identifier(&self.schema, &self.name);
         let column = spi::quote_identifier(&self.column);
-        spi::execute(&format!("ALTER SEQUENCE {new} RENAME TO {}", spi::quote_identifier(&old_name)))?;
-        spi::execute(&format!("ALTER TABLE {} ALTER COLUMN {column} ADD {}", table.qualified(), self.definition))?;
+        spi::execute(&format!(
+            "ALTER SEQUENCE {new} RENAME TO {}",
+            spi::quote_identifier(&old_name)
+        ))?;
+        spi::execute(&format!(
+            "ALTER TABLE {} ALTER COLUMN {column} ADD {}",
+            table.qualified(),
+            self.definition
+        ))?;
         spi::execute(&format!(
             "SELECT setval({}::regclass, last_value, is_called) FROM {old}",
             spi::quote_literal(&new)
         ))?;
         grants::copy(self.sequence, sequence_of(&new)?)?;
         if let Some(comment) = &self.comment {
-            spi::execute(&format!("COMMENT ON SEQUENCE {new} IS {}", spi::quote_literal(comment)))?;
+            spi::execute(&format!(
+                "COMMENT ON SEQUENCE {new} IS {}",
+                spi::quote_literal(comment)
+            ))?;
         }
-        spi::execute(&format!("ALTER TABLE {} ALTER COLUMN {column} DROP IDENTITY", shard.qualified()))?;
+        spi::execute(&format!(
+            "ALTER TABLE {} ALTER COLUMN {column} DROP IDENTITY",
+            shard.qualified()
+        ))?;
         Ok(())
     }
 }

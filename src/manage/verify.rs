@@ -23,7 +23,10 @@ impl Storage {
             &[table.into()],
             |row| Ok((row.get(1)?, row.get(2)?)),
         )?;
-        Ok(Self { table: file, indexes })
+        Ok(Self {
+            table: file,
+            indexes,
+        })
     }
 }
 
@@ -46,11 +49,17 @@ pub fn check(shard: pg_sys::Oid, before: &Storage) -> Result<()> {
         |row| row.get::<String>(1),
     )?;
     if !loose.is_empty() {
-        return Err(broken("parts of it would not belong to the partitioned table", &loose));
+        return Err(broken(
+            "parts of it would not belong to the partitioned table",
+            &loose,
+        ));
     }
     let dependents = refusals::dependents(shard, false)?;
     if !dependents.is_empty() {
-        return Err(broken("other objects would stay bound to its first shard", &dependents));
+        return Err(broken(
+            "other objects would stay bound to its first shard",
+            &dependents,
+        ));
     }
     Ok(())
 }
@@ -58,7 +67,12 @@ pub fn check(shard: pg_sys::Oid, before: &Storage) -> Result<()> {
 fn broken(what: &str, objects: &[String]) -> Error {
     Error::Unsupported {
         what: format!("the table cannot be converted: {what}"),
-        detail: if objects.is_empty() { String::new() } else { format!("Concerned: {}.", objects.join(", ")) },
-        hint: "Nothing was changed. Please report this with the definition of the table.".to_owned(),
+        detail: if objects.is_empty() {
+            String::new()
+        } else {
+            format!("Concerned: {}.", objects.join(", "))
+        },
+        hint: "Nothing was changed. Please report this with the definition of the table."
+            .to_owned(),
     }
 }

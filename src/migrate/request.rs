@@ -105,7 +105,7 @@ pub fn relocate(shard: pg_sys::Oid, node: Option<&str>, tablespace: Option<&str>
     let (table, shard) = managed_shard(shard)?;
     if node.is_some_and(|node| node != "local") {
         return Err(Error::Unsupported {
-            what: "shards can not be moved to other nodes yet".to_owned(),
+            what: "shards cannot be moved to other nodes yet".to_owned(),
             detail: String::new(),
             hint: "Only node \"local\" exists; give a tablespace.".to_owned(),
         });
@@ -206,7 +206,7 @@ fn require_inside(key: &ShardKey, shard: &Shard, at: &[String]) -> Result<()> {
         if spi::query_value::<bool>(&sql, &[])? != Some(true) {
             let end = |bound: &Option<String>, open: &str| bound.clone().unwrap_or_else(|| open.to_owned());
             return Err(invalid(
-                &format!("boundary {} does not lie above {}", pair[1], pair[0]),
+                &format!("boundaries {} and {} do not ascend", pair[0], pair[1]),
                 &format!(
                     "Boundaries must ascend and lie inside the shard's range, from {} to {}.",
                     end(&shard.lower, "MINVALUE"),

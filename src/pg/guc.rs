@@ -44,7 +44,7 @@ pub const TRANSMISSION_MODES: [(&str, &str); 4] =
 /// Runs `body` with the output formats that PostgreSQL itself uses between servers, so that a literal
 /// written under one session's settings reads the same under another's.
 pub fn with_transmission_modes<T>(body: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
-    with_settings(&[("datestyle", "ISO"), ("intervalstyle", "postgres"), ("extra_float_digits", "3")], body)
+    with_settings(&TRANSMISSION_MODES, body)
 }
 
 /// Runs `body` with these settings, each a name and a value that any user may set, and restores them.

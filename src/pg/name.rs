@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 
 use pgrx::callconv::{Arg, ArgAbi};
-use pgrx::nullable::Nullable;
 use pgrx::impl_sql_translatable;
+use pgrx::nullable::Nullable;
 
 /// An identifier, as it is stored: neither quoted nor folded.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,12 +11,16 @@ pub fn wake_workers() {
         return;
     }
     let database = background::my_database();
-    register_xact_callback(PgXactCallbackEvent::Commit, move || shared::announce(database));
+    register_xact_callback(PgXactCallbackEvent::Commit, move || {
+        shared::announce(database)
+    });
 }
 
 /// Cancels the running statement of a worker, so that it looks at once at what this transaction changed.
 pub fn interrupt(pid: i32) {
     if pid != 0 {
-        register_xact_callback(PgXactCallbackEvent::Commit, move || background::cancel_statement(pid));
+        register_xact_callback(PgXactCallbackEvent::Commit, move || {
+            background::cancel_statement(pid)
+        });
     }
 }

@@ -6,6 +6,6 @@ use pgrx::pg_sys;
 /// such as `json` and `point`.
 pub fn default_btree(type_oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: a catalog look-up; inside a transaction, as all our code is.
-    let class = unsafe { pg_sys::GetDefaultOpClass(type_oid, pg_sys::Oid::from(pg_sys::BTREE_AM_OID)) };
+    let class = unsafe { pg_sys::GetDefaultOpClass(type_oid, pg_sys::BTREE_AM_OID) };
     (class != pg_sys::InvalidOid).then_some(class)
 }

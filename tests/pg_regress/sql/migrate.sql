@@ -2,6 +2,8 @@
 CREATE SCHEMA migrate;
 SET search_path = migrate, public;
 SET client_min_messages = warning;
+-- Names of new shards contain the migration's number.
+SELECT setval(pg_get_serial_sequence('repart.journal', 'id'), 1000);
 CREATE ROLE migrate_reader;
 CREATE TABLE customer (id int PRIMARY KEY);
 INSERT INTO customer SELECT generate_series(0, 9);

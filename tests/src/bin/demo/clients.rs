@@ -152,6 +152,8 @@ impl Worker {
 
     /// Works until told to stop: always in the shard where it is most behind.
     fn work(mut self, trace: &Trace, begin: Instant) -> Findings {
+        // A session reports to PostgreSQL's statistics once a second: not all in the same moment.
+        sleep(Duration::from_millis(1_000 * self.number.unsigned_abs() / CLIENTS.unsigned_abs()));
         self.due = std::array::from_fn(|_| -(self.below(40) as f64));
         let mut last = Instant::now();
         while !self.shared.stop.load(Ordering::Relaxed) {

@@ -7,7 +7,8 @@ use crate::Result;
 use crate::clients::Clients;
 use crate::observed::{Expected, Migration, Observed, Shard, Step, is_hot, percent};
 use crate::text::{bar, grouped, headline, labelled, number, paragraph};
-use crate::trace::{CAPACITY, DAY, HOT, HOUR, Trace, clock};
+use crate::pages::shard_name;
+use crate::trace::{DAY, HOT, HOUR, Trace, clock};
 use crate::verdict::Verdict;
 
 /// A line is printed for as many hours.
@@ -15,9 +16,6 @@ const LINE: i64 = 2;
 
 /// How often repart's views are looked at.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// The shard that is hot at first.
-const HOT_SHARD: &str = "pages_4";
 
 /// What one line showed.
 struct Line {
@@ -90,12 +88,12 @@ impl<'a> Days<'a> {
     /// Remembers what is forecast for the hot range now.
     fn note_forecast(&mut self) -> Result<()> {
         let made = self.await_within(LINE * HOUR, |days| {
-            let (model, steps) = days.observed.forecast(HOT_SHARD)?;
+            let (model, steps) = days.observed.forecast(&shard_name(HOT))?;
             Ok((!steps.is_empty()).then_some((model, steps)))
         })?;
         if let Some((model, steps)) = made {
             let at = clock(self.elapsed());
-            println!("{at}  the load of every shard is forecast for the next day; model for {HOT_SHARD}: {model}");
+            println!("{at}  the load of every shard is forecast for the next day; model for {}: {model}", shard_name(HOT));
             self.forecast = steps;
         }
         Ok(())

@@ -34,7 +34,7 @@ use verdict::Verdict;
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What differs from the defaults, and why.
-const SETTINGS: [(&str, &str, &str); 9] = [
+const SETTINGS: [(&str, &str, &str); 10] = [
     ("repart.mode", "off", "until the history is imported"),
     ("repart.sample_interval", "2500ms", "an hour of the demonstration"),
     ("repart.forecast_interval", "5s", "two hours"),
@@ -42,6 +42,7 @@ const SETTINGS: [(&str, &str, &str); 9] = [
     ("repart.shard_capacity", "4000", "rows/s that one shard may serve"),
     ("repart.min_shard_size", "4MB", "its shards are small: some 30 MB each"),
     ("repart.dwell", "60s", "a shard rests for a day after a migration"),
+    ("repart.max_copy_rate", "10MB", "per second: slow enough to watch"),
     ("shared_buffers", "128MB", ""),
     ("log_min_messages", "warning", ""),
 ];
@@ -96,7 +97,7 @@ fn introduce() {
     paragraph(&format!(
         "A server of its own, with a table of {SHARDS} shards and {CLIENTS} clients that read and write it all the \
          time. The rate of their requests is that of the Wikimedia sites, hour by hour (tests/data); a day takes {} s. \
-         Every afternoon everybody reads the pages of shard pages_4.",
+         Every afternoon everybody reads the pages of shard pages_d.",
         HOUR * DAY as i64 / 1_000_000
     ));
     paragraph(&format!(

@@ -3,6 +3,7 @@
 use postgres::{Client, Row};
 
 use crate::Result;
+use crate::pages::shard_name;
 use crate::trace::{CAPACITY, HOT, HOUR, SHARDS, Trace};
 
 /// One row of `repart.shards`.
@@ -108,7 +109,7 @@ impl Observed {
                 })
                 .collect();
             let json = format!("[{}]", samples.join(","));
-            let name = format!("pages_{}", shard + 1);
+            let name = shard_name(shard);
             let sql = "SELECT repart_import_samples($1::text::regclass, $2::text::jsonb)";
             count += i64::from(self.client.query_one(sql, &[&name, &json])?.get::<_, i32>(0));
         }

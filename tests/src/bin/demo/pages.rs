@@ -25,18 +25,24 @@ pub fn body(key: i64, revision: i64) -> String {
     format!("Page {key}, revision {revision}: {:.<60}", "")
 }
 
+/// The name of a shard at the beginning: `pages_a` and so on.
+pub fn shard_name(shard: usize) -> String {
+    format!("pages_{}", char::from(b'a' + shard as u8))
+}
+
 /// Creates the table with its shards and rows; returns how many rows.
 pub fn create(client: &mut Client) -> Result<i64> {
     client.batch_execute(
         "CREATE TABLE pages (page_id bigint PRIMARY KEY, revision bigint NOT NULL, body text NOT NULL)
          PARTITION BY RANGE (page_id)",
     )?;
-    for shard in 0..SHARDS as i64 {
-        let (from, to) = (shard * KEYS_PER_SHARD, (shard + 1) * KEYS_PER_SHARD);
-        let number = shard + 1;
+    for shard in 0..SHARDS {
+        let from = shard as i64 * KEYS_PER_SHARD;
+        let to = from + KEYS_PER_SHARD;
+        let name = shard_name(shard);
         client.batch_execute(&format!(
-            "CREATE TABLE pages_{number} PARTITION OF pages FOR VALUES FROM ({from}) TO ({to});
-             INSERT INTO pages_{number}
+            "CREATE TABLE {name} PARTITION OF pages FOR VALUES FROM ({from}) TO ({to});
+             INSERT INTO {name}
              SELECT n, 0, 'Page ' || n || ', revision 0: ' || repeat('.', 60)
                FROM generate_series({from}::bigint, {to} - 1) n WHERE n % 6 <> 5"
         ))?;
