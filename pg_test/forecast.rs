@@ -23,11 +23,21 @@ mod tests {
     fn a_forecast_has_the_step_of_the_history_and_quantiles_in_order() {
         orders();
         import_waves("orders_low", 1000.0);
-        Spi::run("CREATE TEMP TABLE f AS SELECT * FROM repart_forecast('orders', '24 hours')").expect("forecast");
+        Spi::run("CREATE TEMP TABLE f AS SELECT * FROM repart_forecast('orders', '24 hours')")
+            .expect("forecast");
         assert_eq!(one::<i64>("SELECT count(*) FROM f"), 3 * 24);
-        assert_eq!(one::<i64>("SELECT count(*) FROM f WHERE q50 < 0 OR q50 > q90 OR q90 > q99"), 0);
-        assert_eq!(one::<String>("SELECT string_agg(DISTINCT metric, ' ') FROM f"), "bytes reads writes");
-        assert_eq!(one::<String>("SELECT string_agg(DISTINCT shard::text, ' ') FROM f"), "orders_low");
+        assert_eq!(
+            one::<i64>("SELECT count(*) FROM f WHERE q50 < 0 OR q50 > q90 OR q90 > q99"),
+            0
+        );
+        assert_eq!(
+            one::<String>("SELECT string_agg(DISTINCT metric, ' ') FROM f"),
+            "bytes reads writes"
+        );
+        assert_eq!(
+            one::<String>("SELECT string_agg(DISTINCT shard::text, ' ') FROM f"),
+            "orders_low"
+        );
         let first = "SELECT min(at) = date_trunc('hour', now()) + interval '1 hour' FROM f";
         assert!(one::<bool>(first));
         let steps = "SELECT bool_and(d = interval '1 hour') FROM (
@@ -57,7 +67,10 @@ mod tests {
     #[pg_test]
     fn a_shard_without_history_gives_no_rows() {
         orders();
-        assert_eq!(one::<i64>("SELECT count(*) FROM repart_forecast('orders')"), 0);
+        assert_eq!(
+            one::<i64>("SELECT count(*) FROM repart_forecast('orders')"),
+            0
+        );
     }
 
     #[pg_test]
@@ -79,13 +92,19 @@ mod tests {
         orders();
         Spi::run("CREATE TABLE plain (id int)").expect("a table");
         for (call, expected) in [
-            ("NULL", "22004: relation must not be null"),
+            ("NULL", "22004: argument \"relation\" must not be null"),
             ("'plain'", "55000: table \"plain\" is not managed by repart"),
             ("'orders', '0'", "22023: horizon must be positive"),
             ("'orders', '-1 day'", "22023: horizon must be positive"),
-            ("'orders', '1 day', 'crystal'", "22023: invalid value for parameter \"model\": \"crystal\""),
+            (
+                "'orders', '1 day', 'crystal'",
+                "22023: invalid value for parameter \"model\": \"crystal\"",
+            ),
         ] {
-            assert_eq!(error_of(&format!("SELECT repart_forecast({call})")), expected);
+            assert_eq!(
+                error_of(&format!("SELECT repart_forecast({call})")),
+                expected
+            );
         }
         Spi::run("SET LOCAL repart.season = 'soon'").expect("set");
         let expected = "22023: invalid value for parameter \"repart.season\": \"soon\"";

@@ -15,7 +15,9 @@ pub fn orders() {
 
 /// The single value of a query.
 pub fn one<T: FromDatum + IntoDatum>(sql: &str) -> T {
-    Spi::get_one(sql).expect("the query runs").unwrap_or_else(|| panic!("no value: {sql}"))
+    Spi::get_one(sql)
+        .expect("the query runs")
+        .unwrap_or_else(|| panic!("no value: {sql}"))
 }
 
 /// The SQLSTATE and the message of the error that a statement raises, as `22023: …`. The statement runs in a
@@ -31,7 +33,10 @@ pub fn error_of(sql: &str) -> String {
          END $$",
     )
     .expect("a function");
-    one(&format!("SELECT pg_temp.error_of({})", pgrx::spi::quote_literal(sql)))
+    one(&format!(
+        "SELECT pg_temp.error_of({})",
+        pgrx::spi::quote_literal(sql)
+    ))
 }
 
 #[pgrx::pg_schema]
@@ -55,7 +60,10 @@ mod tests {
     #[pg_test]
     fn the_second_sample_makes_rates_of_the_time_between() {
         orders();
-        Spi::run("SELECT repart_sample(); UPDATE repart.counters SET at = at - interval '10 seconds'").expect("sampled");
+        Spi::run(
+            "SELECT repart_sample(); UPDATE repart.counters SET at = at - interval '10 seconds'",
+        )
+        .expect("sampled");
         assert_eq!(one::<i32>("SELECT repart_sample()"), 2);
         let rows = "SELECT count(*) FROM repart.load WHERE seconds BETWEEN 10 AND 12 AND reads = 0 AND writes = 0
                        AND size > 0 AND relation = 'orders'::regclass";
@@ -73,7 +81,10 @@ mod tests {
         )
         .expect("sampled");
         assert_eq!(one::<i64>("SELECT count(*) FROM repart.samples"), 0);
-        assert_eq!(one::<i64>("SELECT count(*) FROM repart.counters WHERE reads = 0 AND writes = 0"), 2);
+        assert_eq!(
+            one::<i64>("SELECT count(*) FROM repart.counters WHERE reads = 0 AND writes = 0"),
+            2
+        );
     }
 
     #[pg_test]
@@ -88,8 +99,14 @@ mod tests {
              SELECT repart_sample()",
         )
         .expect("sampled");
-        assert_eq!(one::<i64>("SELECT count(*) FROM repart.samples WHERE shard = 'orders_low'::regclass"), 0);
-        assert_eq!(one::<i64>("SELECT count(*) FROM repart.samples WHERE shard = 'orders_high'::regclass"), 1);
+        assert_eq!(
+            one::<i64>("SELECT count(*) FROM repart.samples WHERE shard = 'orders_low'::regclass"),
+            0
+        );
+        assert_eq!(
+            one::<i64>("SELECT count(*) FROM repart.samples WHERE shard = 'orders_high'::regclass"),
+            1
+        );
     }
 
     #[pg_test]
@@ -118,7 +135,10 @@ mod tests {
                FROM unnest(ARRAY[1, 2, 3, 60, 61, 62]) n",
         )
         .expect("imported");
-        assert_eq!(one::<f64>("SELECT max(round(seconds)::float8) FROM repart.samples"), 60.0);
+        assert_eq!(
+            one::<f64>("SELECT max(round(seconds)::float8) FROM repart.samples"),
+            60.0
+        );
     }
 
     #[pg_test]
@@ -127,15 +147,38 @@ mod tests {
         for (samples, expected) in [
             ("{}", "samples must be a JSON array"),
             ("[1]", "element 0: not a JSON object"),
-            (r#"[{"reads": 1, "writes": 1, "bytes": 1}]"#, r#"element 0: "at" is missing"#),
-            (r#"[{"at": "soon", "reads": 1, "writes": 1, "bytes": 1}]"#, r#"element 0: "at" is not a time: "soon""#),
-            (r#"[{"at": "2999-01-01", "reads": 1, "writes": 1, "bytes": 1}]"#, r#"element 0: "at" is in the future"#),
-            (r#"[{"at": "-infinity", "reads": 1, "writes": 1, "bytes": 1}]"#, r#"element 0: "at" is infinite"#),
-            (r#"[{"at": "2020-01-01", "writes": 1, "bytes": 1}]"#, r#"element 0: "reads" is missing"#),
-            (r#"[{"at": "2020-01-01", "reads": -1, "writes": 1, "bytes": 1}]"#, r#"element 0: "reads" is negative: -1"#),
-            (r#"[{"at": "2020-01-01", "reads": "a", "writes": 1, "bytes": 1}]"#, r#"element 0: "reads" is not a number: "a""#),
+            (
+                r#"[{"reads": 1, "writes": 1, "bytes": 1}]"#,
+                r#"element 0: "at" is missing"#,
+            ),
+            (
+                r#"[{"at": "soon", "reads": 1, "writes": 1, "bytes": 1}]"#,
+                r#"element 0: "at" is not a time: "soon""#,
+            ),
+            (
+                r#"[{"at": "2999-01-01", "reads": 1, "writes": 1, "bytes": 1}]"#,
+                r#"element 0: "at" is in the future"#,
+            ),
+            (
+                r#"[{"at": "-infinity", "reads": 1, "writes": 1, "bytes": 1}]"#,
+                r#"element 0: "at" is infinite"#,
+            ),
+            (
+                r#"[{"at": "2020-01-01", "writes": 1, "bytes": 1}]"#,
+                r#"element 0: "reads" is missing"#,
+            ),
+            (
+                r#"[{"at": "2020-01-01", "reads": -1, "writes": 1, "bytes": 1}]"#,
+                r#"element 0: "reads" is negative: -1"#,
+            ),
+            (
+                r#"[{"at": "2020-01-01", "reads": "a", "writes": 1, "bytes": 1}]"#,
+                r#"element 0: "reads" is not a number: "a""#,
+            ),
         ] {
-            let error = error_of(&format!("SELECT repart_import_samples('orders_low', '{samples}')"));
+            let error = error_of(&format!(
+                "SELECT repart_import_samples('orders_low', '{samples}')"
+            ));
             assert_eq!(error, format!("22023: {expected}"));
         }
     }
@@ -160,7 +203,11 @@ mod tests {
 
     fn loads(name: &str) -> Vec<f64> {
         let history = history(shard(name), i64::MIN).expect("history");
-        history.samples(Metric::Load).iter().map(|sample| sample.value).collect()
+        history
+            .samples(Metric::Load)
+            .iter()
+            .map(|sample| sample.value)
+            .collect()
     }
 
     #[pg_test]
@@ -177,7 +224,10 @@ mod tests {
         let expected: Vec<f64> = [vec![100.0; 10], vec![100.0; 9], vec![90.0; 10]].concat();
         let got = loads("merged");
         assert_eq!(got.len(), expected.len());
-        assert!(got.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?}");
+        assert!(
+            got.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6),
+            "{got:?}"
+        );
         assert_eq!(loads("half").first(), Some(&25.0));
     }
 
@@ -190,9 +240,15 @@ mod tests {
         link("kept", "kept", 0.6, 10);
         link("carved", "kept", 0.4, 10);
         let own = loads("kept");
-        assert!(own.len() >= 20 && own.iter().all(|load| (load - 60.0).abs() < 1e-6), "{own:?}");
+        assert!(
+            own.len() >= 20 && own.iter().all(|load| (load - 60.0).abs() < 1e-6),
+            "{own:?}"
+        );
         let carved = loads("carved");
-        assert!(carved.len() >= 20 && carved.iter().all(|load| (load - 40.0).abs() < 1e-6), "{carved:?}");
+        assert!(
+            carved.len() >= 20 && carved.iter().all(|load| (load - 40.0).abs() < 1e-6),
+            "{carved:?}"
+        );
     }
 
     #[pg_test]
@@ -223,16 +279,29 @@ mod tests {
         assert_eq!(count("events WHERE message = 'old'"), 0);
         assert_eq!(count("events WHERE message = 'new'"), 1);
         assert_eq!(count("plan_steps WHERE plan_id < 0"), 1);
-        assert_eq!(one::<String>("SELECT string_agg(relation_name, ' ' ORDER BY id) FROM repart.journal"), "recent unfinished");
+        assert_eq!(
+            one::<String>("SELECT string_agg(relation_name, ' ' ORDER BY id) FROM repart.journal"),
+            "recent unfinished"
+        );
     }
 
     #[pg_test]
     fn times_survive_the_way_to_sql_and_back() {
         let epoch: TimestampWithTimeZone = one("SELECT '1970-01-01 00:00:01+00'::timestamptz");
         assert_eq!(time::from_sql(epoch), SECOND);
-        for micros in [0, SECOND, -86_400 * SECOND, 1_900_000_000 * SECOND + 1, i64::MAX, i64::MIN] {
+        for micros in [
+            0,
+            SECOND,
+            -86_400 * SECOND,
+            1_900_000_000 * SECOND + 1,
+            i64::MAX,
+            i64::MIN,
+        ] {
             assert_eq!(time::from_sql(time::to_sql(micros)), micros);
         }
-        assert_eq!(time::parse_span("1 day 00:00:00.1"), Some(86_400 * SECOND + 100_000));
+        assert_eq!(
+            time::parse_span("1 day 00:00:00.1"),
+            Some(86_400 * SECOND + 100_000)
+        );
     }
 }

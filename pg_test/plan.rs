@@ -23,8 +23,14 @@ mod tests {
     fn without_a_managed_table_the_plan_says_so() {
         let (action, _) = only_step("repart_plan()");
         assert_eq!(action, "none");
-        assert!(one::<String>("SELECT why FROM p").contains("no table is managed; run SELECT repart_manage("));
-        assert_eq!(one::<i64>("SELECT count(*) FROM repart.plans WHERE plan_id = (SELECT plan_id FROM p)"), 1);
+        assert!(
+            one::<String>("SELECT why FROM p")
+                .contains("no table is managed; run SELECT repart_manage(")
+        );
+        assert_eq!(
+            one::<i64>("SELECT count(*) FROM repart.plans WHERE plan_id = (SELECT plan_id FROM p)"),
+            1
+        );
     }
 
     #[pg_test]
@@ -43,7 +49,10 @@ mod tests {
         Spi::run("SET LOCAL repart.shard_capacity = 1000").expect("set");
         let (action, reason) = only_step("repart_plan()");
         assert_eq!((action.as_str(), reason.as_str()), ("none", "NO_ACTION"));
-        assert_eq!(one::<i64>("SELECT count(DISTINCT metric) FROM repart.forecasts"), 4);
+        assert_eq!(
+            one::<i64>("SELECT count(DISTINCT metric) FROM repart.forecasts"),
+            4
+        );
     }
 
     /// Load that rises to the capacity within three days, in hours.
@@ -67,13 +76,33 @@ mod tests {
         Spi::run("SET LOCAL repart.shard_capacity = 1000; SET LOCAL repart.min_shard_size = 0; SET LOCAL repart.dwell = 0")
             .expect("settings");
         Spi::run("CREATE TEMP TABLE p AS SELECT * FROM repart_plan('orders')").expect("a plan");
-        assert_eq!(one::<String>("SELECT action || ' ' || shard FROM p"), "split orders_low", "{}", one::<String>("SELECT why FROM p"));
-        assert_eq!(one::<String>("SELECT key_from || ' ' || key_to FROM p"), "MINVALUE 100");
-        assert!(one::<bool>("SELECT load_after < load_before AND benefit > cost FROM p"));
-        let (_, step) = plans::steps(one("SELECT plan_id FROM p")).expect("stored").remove(0);
-        let boundary: i32 = step.boundaries.first().expect("a boundary").parse().expect("a key");
+        assert_eq!(
+            one::<String>("SELECT action || ' ' || shard FROM p"),
+            "split orders_low",
+            "{}",
+            one::<String>("SELECT why FROM p")
+        );
+        assert_eq!(
+            one::<String>("SELECT key_from || ' ' || key_to FROM p"),
+            "MINVALUE 100"
+        );
+        assert!(one::<bool>(
+            "SELECT load_after < load_before AND benefit > cost FROM p"
+        ));
+        let (_, step) = plans::steps(one("SELECT plan_id FROM p"))
+            .expect("stored")
+            .remove(0);
+        let boundary: i32 = step
+            .boundaries
+            .first()
+            .expect("a boundary")
+            .parse()
+            .expect("a key");
         assert!((20..80).contains(&boundary), "{boundary}");
-        assert_eq!(plans::latest().expect("plans"), Some(one("SELECT plan_id FROM p")));
+        assert_eq!(
+            plans::latest().expect("plans"),
+            Some(one("SELECT plan_id FROM p"))
+        );
     }
 
     #[pg_test]
@@ -95,12 +124,15 @@ mod tests {
     /// The share of a shard's rows below the boundary that halves it.
     fn halved(table: &str, shard: &str, condition: &str) -> f64 {
         let relation: pg_sys::Oid = one(&format!("SELECT '{table}'::regclass::oid"));
-        let (_, found) = shards::find(one(&format!("SELECT '{shard}'::regclass::oid"))).expect("a shard");
+        let (_, found) =
+            shards::find(one(&format!("SELECT '{shard}'::regclass::oid"))).expect("a shard");
         let key = shards::key(relation).expect("a key");
         let buckets = keys::buckets(relation, &key, &found).expect("buckets");
         let points = heat::split_points(found.lower.as_deref(), &buckets, 2).expect("a boundary");
         let boundary = pgrx::spi::quote_literal(points.first().expect("a boundary"));
-        one(&format!("SELECT avg(({condition} {boundary})::int)::float8 FROM {shard}"))
+        one(&format!(
+            "SELECT avg(({condition} {boundary})::int)::float8 FROM {shard}"
+        ))
     }
 
     #[pg_test]
@@ -141,10 +173,14 @@ mod tests {
         .expect("rows");
         let relation: pg_sys::Oid = one("SELECT 'log'::regclass::oid");
         let (_, found) = shards::find(one("SELECT 'log_all'::regclass::oid")).expect("a shard");
-        let buckets = keys::buckets(relation, &shards::key(relation).expect("a key"), &found).expect("buckets");
+        let buckets = keys::buckets(relation, &shards::key(relation).expect("a key"), &found)
+            .expect("buckets");
         let points = heat::split_points(found.lower.as_deref(), &buckets, 2).expect("a boundary");
         let boundary = points.first().expect("a boundary");
-        assert!(boundary.starts_with("20") && boundary.as_bytes().get(4) == Some(&b'-'), "{boundary}");
+        assert!(
+            boundary.starts_with("20") && boundary.as_bytes().get(4) == Some(&b'-'),
+            "{boundary}"
+        );
     }
 
     #[pg_test]
@@ -152,7 +188,11 @@ mod tests {
         orders();
         let relation: pg_sys::Oid = one("SELECT 'orders'::regclass::oid");
         let (_, found) = shards::find(one("SELECT 'orders_low'::regclass::oid")).expect("a shard");
-        assert!(keys::buckets(relation, &shards::key(relation).expect("a key"), &found).expect("none").is_empty());
+        assert!(
+            keys::buckets(relation, &shards::key(relation).expect("a key"), &found)
+                .expect("none")
+                .is_empty()
+        );
     }
 
     fn finished(migration: i64) -> outcomes::NewOutcome {
@@ -166,7 +206,9 @@ mod tests {
             copy_seconds: 10.0,
             duration: 12.0,
             pause_ms: 20.0,
-            predicted: Some(serde_json::json!({ "duration": 10.0, "rate": 4e7, "pause_ms": 50.0, "load_after": 50.0 })),
+            predicted: Some(
+                serde_json::json!({ "duration": 10.0, "rate": 4e7, "pause_ms": 50.0, "load_after": 50.0 }),
+            ),
             load_before: Some(100.0),
             shards: vec![one("SELECT 'orders_low'::regclass::oid")],
         }
@@ -181,7 +223,11 @@ mod tests {
         }
         let learned = learn::learned().expect("learned");
         assert_eq!(learned.outcomes, 5);
-        assert!((3.5e7..4.5e7).contains(&learned.copy_rate), "{}", learned.copy_rate);
+        assert!(
+            (3.5e7..4.5e7).contains(&learned.copy_rate),
+            "{}",
+            learned.copy_rate
+        );
         Spi::run(
             "UPDATE repart.outcome_log SET finished_at = now() - interval '2 hours';
              INSERT INTO repart.samples (shard, at, seconds, reads, writes, bytes)
@@ -189,7 +235,8 @@ mod tests {
         )
         .expect("samples");
         learn::judge().expect("judged");
-        let judged = "SELECT count(*) FROM repart.outcomes WHERE load_after = 45 AND judged_until = now()
+        let judged =
+            "SELECT count(*) FROM repart.outcomes WHERE load_after = 45 AND judged_until = now()
                          AND predicted_load_after = 50 AND rate = 4e7";
         assert_eq!(one::<i64>(judged), 5);
     }

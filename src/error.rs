@@ -132,7 +132,9 @@ impl Error {
         use PgSqlErrorCode as Code;
         match self {
             Self::NullArgument(_) => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            Self::NotManaged(_) | Self::Prerequisite { .. } => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::NotManaged(_) | Self::Prerequisite { .. } => {
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::AlreadyManaged(_) => Code::ERRCODE_DUPLICATE_OBJECT,
             Self::NotOwner(_) | Self::NotSuperuser(_) => Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::WrongObject { .. } => Code::ERRCODE_WRONG_OBJECT_TYPE,

@@ -19,8 +19,16 @@ mod worker;
 pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/catalog.sql", name = "catalog", bootstrap);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["catalog", api::shards::repart_bound]);
-extension_sql_file!("../sql/views_observe.sql", name = "views_observe", requires = ["catalog"]);
+extension_sql_file!(
+    "../sql/views.sql",
+    name = "views",
+    requires = ["catalog", api::shards::repart_bound]
+);
+extension_sql_file!(
+    "../sql/views_observe.sql",
+    name = "views_observe",
+    requires = ["catalog"]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Called by PostgreSQL when it loads the library.

@@ -99,8 +99,20 @@ fn register_process() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    int_ms(c"repart.sample_interval", c"Time between two samples of every shard's load.", &SAMPLE_INTERVAL, 100, 86_400_000);
-    int_ms(c"repart.forecast_interval", c"Time between two forecasts, each followed by a plan.", &FORECAST_INTERVAL, 100, 86_400_000);
+    int_ms(
+        c"repart.sample_interval",
+        c"Time between two samples of every shard's load.",
+        &SAMPLE_INTERVAL,
+        100,
+        86_400_000,
+    );
+    int_ms(
+        c"repart.forecast_interval",
+        c"Time between two forecasts, each followed by a plan.",
+        &FORECAST_INTERVAL,
+        100,
+        86_400_000,
+    );
     GucRegistry::define_int_guc(
         c"repart.retention",
         c"How long samples, plans, outcomes, events and finished migrations are kept.",
@@ -163,8 +175,16 @@ fn register_planning() {
         GucContext::Userset,
         GucFlags::default(),
     );
-    int_kb(c"repart.min_shard_size", c"A shard smaller than this is never split.", &MIN_SHARD_SIZE);
-    int_kb(c"repart.max_shard_size", c"A shard larger than this is split whatever its load; 0 means no limit.", &MAX_SHARD_SIZE);
+    int_kb(
+        c"repart.min_shard_size",
+        c"A shard smaller than this is never split.",
+        &MIN_SHARD_SIZE,
+    );
+    int_kb(
+        c"repart.max_shard_size",
+        c"A shard larger than this is split whatever its load; 0 means no limit.",
+        &MAX_SHARD_SIZE,
+    );
     GucRegistry::define_int_guc(
         c"repart.max_shards",
         c"No plan makes a table of more shards than this.",
@@ -188,9 +208,27 @@ fn register_planning() {
 }
 
 fn register_migrating() {
-    int_ms(c"repart.max_pause", c"Longest planned pause of a cutover.", &MAX_PAUSE, 1, 60_000);
-    int_ms(c"repart.lock_timeout", c"Longest time that a lock request of repart may make others queue.", &LOCK_TIMEOUT, 1, 60_000);
-    int_ms(c"repart.batch_duration", c"Aimed duration of one transaction of a copy.", &BATCH_DURATION, 10, 60_000);
+    int_ms(
+        c"repart.max_pause",
+        c"Longest planned pause of a cutover.",
+        &MAX_PAUSE,
+        1,
+        60_000,
+    );
+    int_ms(
+        c"repart.lock_timeout",
+        c"Longest time that a lock request of repart may make others queue.",
+        &LOCK_TIMEOUT,
+        1,
+        60_000,
+    );
+    int_ms(
+        c"repart.batch_duration",
+        c"Aimed duration of one transaction of a copy.",
+        &BATCH_DURATION,
+        10,
+        60_000,
+    );
     GucRegistry::define_int_guc(
         c"repart.max_copy_rate",
         c"Limit of the copy rate of one migration, per second; 0 means none.",
@@ -201,7 +239,13 @@ fn register_migrating() {
         GucContext::Sighup,
         GucFlags::UNIT_KB,
     );
-    int_sighup(c"repart.max_movers", c"Migrations of one database that may run at the same time.", &MAX_MOVERS, 0, 64);
+    int_sighup(
+        c"repart.max_movers",
+        c"Migrations of one database that may run at the same time.",
+        &MAX_MOVERS,
+        0,
+        64,
+    );
     int_sighup(
         c"repart.max_backlog",
         c"Captured changes that may wait for a migration before it is given up.",
@@ -226,11 +270,33 @@ fn int_ms(
     min: i32,
     max: i32,
 ) {
-    GucRegistry::define_int_guc(name, what, c"", setting, min, max, GucContext::Sighup, GucFlags::UNIT_MS);
+    GucRegistry::define_int_guc(
+        name,
+        what,
+        c"",
+        setting,
+        min,
+        max,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
 }
 
-fn int_kb(name: &'static std::ffi::CStr, what: &'static std::ffi::CStr, setting: &'static GucSetting<i32>) {
-    GucRegistry::define_int_guc(name, what, c"", setting, 0, i32::MAX, GucContext::Userset, GucFlags::UNIT_KB);
+fn int_kb(
+    name: &'static std::ffi::CStr,
+    what: &'static std::ffi::CStr,
+    setting: &'static GucSetting<i32>,
+) {
+    GucRegistry::define_int_guc(
+        name,
+        what,
+        c"",
+        setting,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
 }
 
 fn int_sighup(
@@ -240,7 +306,16 @@ fn int_sighup(
     min: i32,
     max: i32,
 ) {
-    GucRegistry::define_int_guc(name, what, c"", setting, min, max, GucContext::Sighup, GucFlags::default());
+    GucRegistry::define_int_guc(
+        name,
+        what,
+        c"",
+        setting,
+        min,
+        max,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
 }
 
 fn millis(setting: &GucSetting<i32>) -> Duration {
@@ -248,7 +323,10 @@ fn millis(setting: &GucSetting<i32>) -> Duration {
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> String {
-    setting.get().map(|value| value.to_string_lossy().trim().to_owned()).unwrap_or_default()
+    setting
+        .get()
+        .map(|value| value.to_string_lossy().trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// `repart.mode`.

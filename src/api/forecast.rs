@@ -14,7 +14,16 @@ use crate::observe::history::{self, Metric};
 use crate::pg::{relation, role, time};
 
 /// One step of a forecast, as [`repart_forecast`] names its columns.
-type Row = (Regclass, &'static str, TimestampWithTimeZone, f64, f64, f64, String, f64);
+type Row = (
+    Regclass,
+    &'static str,
+    TimestampWithTimeZone,
+    f64,
+    f64,
+    f64,
+    String,
+    f64,
+);
 
 /// Forecasts rows read, rows written and bytes accessed per second of every shard of a managed table. Each
 /// row speaks of the step that ends at `at`, as a sample does of the time before its own. Stores nothing.
@@ -45,7 +54,9 @@ fn repart_forecast(
     require_owner_or_monitor(table)?;
     tables::require(table)?;
     let options = Options::new(horizon.as_ref(), model)?;
-    Ok(TableIterator::new(role::as_superuser(|| rows(table, &options))?))
+    Ok(TableIterator::new(role::as_superuser(|| {
+        rows(table, &options)
+    })?))
 }
 
 fn rows(table: pg_sys::Oid, options: &Options) -> Result<Vec<Row>> {
@@ -56,7 +67,9 @@ fn rows(table: pg_sys::Oid, options: &Options) -> Result<Vec<Row>> {
         let history = history::history(shard.oid, crate::observe::oldest())?;
         let before = rows.len();
         for metric in Metric::SHOWN {
-            if let Some((_, made)) = table::forecast(&shard.name, &history.samples(metric), options, 0)? {
+            if let Some((_, made)) =
+                table::forecast(&shard.name, &history.samples(metric), options, 0)?
+            {
                 append(&mut rows, shard.oid, metric, &made);
             }
         }
@@ -77,6 +90,15 @@ fn append(rows: &mut Vec<Row>, shard: pg_sys::Oid, metric: Metric, made: &Foreca
     let ends = (1..).map(|number| made.start.saturating_add(made.step.saturating_mul(number)));
     rows.extend(ends.zip(steps).map(|(end, ((q50, q90), q99))| {
         let at = time::to_sql(end);
-        (Regclass(shard), metric.as_str(), at, *q50, *q90, *q99, made.model.clone(), made.skill)
+        (
+            Regclass(shard),
+            metric.as_str(),
+            at,
+            *q50,
+            *q90,
+            *q99,
+            made.model.clone(),
+            made.skill,
+        )
     }));
 }

@@ -2,17 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use pgrx::VariadicArray;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::VariadicArray;
 
 use crate::api::regclass::{self, Regclass};
 use crate::catalog::journal::{self, Migration};
 use crate::catalog::plans;
 use crate::error::{Error, Result, SqlResult};
+use crate::migrate::apply;
 use crate::migrate::request::{self, Origin, Wanted};
 use crate::migrate::state::State;
-use crate::migrate::apply;
 use crate::pg::{background, on_commit, preload, relation, role, time, txn};
 use crate::worker::mover;
 
@@ -35,15 +35,21 @@ fn repart_split(shard: Option<Regclass>, at: VariadicArray<&str>) -> SqlResult<i
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn repart_merge(shards: VariadicArray<Regclass>) -> SqlResult<i64> {
-    let shards: Vec<pg_sys::Oid> =
-        shards.iter().map(|shard| regclass::required(shard, "shards")).collect::<Result<Vec<_>>>()?;
+    let shards: Vec<pg_sys::Oid> = shards
+        .iter()
+        .map(|shard| regclass::required(shard, "shards"))
+        .collect::<Result<Vec<_>>>()?;
     Ok(queue(&request::merge(&shards)?)?)
 }
 
 /// Queues the move of the boundary between two neighbours; returns the migration's number.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_shift(lower_shard: Option<Regclass>, upper_shard: Option<Regclass>, boundary: Option<&str>) -> SqlResult<i64> {
+fn repart_shift(
+    lower_shard: Option<Regclass>,
+    upper_shard: Option<Regclass>,
+    boundary: Option<&str>,
+) -> SqlResult<i64> {
     let lower = regclass::required(lower_shard, "lower_shard")?;
     let upper = regclass::required(upper_shard, "upper_shard")?;
     let boundary = boundary.ok_or(Error::NullArgument("boundary"))?;
@@ -75,7 +81,9 @@ fn queue(wanted: &Wanted) -> Result<i64> {
 /// Queues the steps of a stored plan, of the latest one if none is given; returns the migrations' numbers.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_apply(plan_id: default!(Option<i64>, "NULL")) -> std::result::Result<SetOfIterator<'static, i64>, ErrorReport> {
+fn repart_apply(
+    plan_id: default!(Option<i64>, "NULL"),
+) -> std::result::Result<SetOfIterator<'static, i64>, ErrorReport> {
     preload::require("migrating")?;
     let plan = match plan_id {
         Some(plan) => plan,
@@ -85,7 +93,10 @@ fn repart_apply(plan_id: default!(Option<i64>, "NULL")) -> std::result::Result<S
         })?,
     };
     let queued = apply::plan_or_fail(plan)?;
-    notice!("plan {plan}: {} migrations are queued; watch them with SELECT * FROM repart.migrations", queued.len());
+    notice!(
+        "plan {plan}: {} migrations are queued; watch them with SELECT * FROM repart.migrations",
+        queued.len()
+    );
     Ok(SetOfIterator::new(queued))
 }
 
@@ -110,7 +121,10 @@ fn repart_run(relation: default!(Option<Regclass>, "NULL")) -> SqlResult<i64> {
 /// Waits until a migration has ended, or the timeout is over; returns its state then.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn repart_wait(migration: Option<i64>, timeout: default!(Option<pgrx::datum::Interval>, "NULL")) -> SqlResult<String> {
+fn repart_wait(
+    migration: Option<i64>,
+    timeout: default!(Option<pgrx::datum::Interval>, "NULL"),
+) -> SqlResult<String> {
     let id = migration.ok_or(Error::NullArgument("migration"))?;
     let deadline = timeout.map(|timeout| {
         let micros = u64::try_from(time::span_from_sql(&timeout)).unwrap_or(0);
@@ -119,7 +133,8 @@ fn repart_wait(migration: Option<i64>, timeout: default!(Option<pgrx::datum::Int
     loop {
         let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find(id)))?;
         require_visible(&migration)?;
-        if migration.state.is_final() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if migration.state.is_final() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        {
             return Ok(migration.state.to_string());
         }
         background::pause(LOOK);
@@ -132,7 +147,10 @@ fn require_visible(migration: &Migration) -> Result<()> {
         return Ok(());
     }
     Err(Error::Prerequisite {
-        what: format!("migration {} was queued by this transaction and begins when it commits", migration.id),
+        what: format!(
+            "migration {} was queued by this transaction and begins when it commits",
+            migration.id
+        ),
         hint: "Commit first, then wait.".to_owned(),
     })
 }
@@ -147,7 +165,10 @@ fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
     require_rights(&migration)?;
     if !migration.state.is_before_switch() || migration.state.is_final() {
         return Err(Error::Prerequisite {
-            what: format!("migration {id} is {} and cannot be cancelled", migration.state),
+            what: format!(
+                "migration {id} is {} and cannot be cancelled",
+                migration.state
+            ),
             hint: "See SELECT * FROM repart.migrations.".to_owned(),
         }
         .into());

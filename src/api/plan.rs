@@ -74,7 +74,10 @@ fn repart_plan(
     let tables = plannable(relation)?;
     let rows = role::as_superuser(|| {
         let id = plan::make_plan_for(&tables)?;
-        plans::steps(id)?.into_iter().map(|(number, step)| row(id, number, step)).collect::<Result<Vec<Row>>>()
+        plans::steps(id)?
+            .into_iter()
+            .map(|(number, step)| row(id, number, step))
+            .collect::<Result<Vec<Row>>>()
     })?;
     Ok(TableIterator::new(rows))
 }
@@ -101,9 +104,14 @@ fn plannable(relation: Option<Regclass>) -> Result<Vec<pg_sys::Oid>> {
 
 fn row(id: i64, number: i32, step: Step) -> Result<Row> {
     let about_shards = !step.sources.is_empty();
-    let bound = |bound: Option<String>, open: &str| about_shards.then(|| bound.unwrap_or_else(|| open.to_owned()));
-    let names =
-        step.sources.iter().map(|shard| relation::display_name(pg_sys::Oid::from(*shard))).collect::<Result<Vec<_>>>()?;
+    let bound = |bound: Option<String>, open: &str| {
+        about_shards.then(|| bound.unwrap_or_else(|| open.to_owned()))
+    };
+    let names = step
+        .sources
+        .iter()
+        .map(|shard| relation::display_name(pg_sys::Oid::from(*shard)))
+        .collect::<Result<Vec<_>>>()?;
     let filled = |text: String| (!text.is_empty()).then_some(text);
     Ok((
         id,

@@ -16,7 +16,11 @@ pub fn required(argument: Option<Regclass>, name: &'static str) -> Result<pg_sys
 /// Fails unless the current role may see what repart knows about the table: its owner, or a member of
 /// `pg_monitor` (a superuser is both).
 pub fn require_owner_or_monitor(table: pg_sys::Oid) -> Result<()> {
-    if is_monitor()? { relation::owner(table).map(|_| ()) } else { relation::require_owner(table) }
+    if is_monitor()? {
+        relation::owner(table).map(|_| ())
+    } else {
+        relation::require_owner(table)
+    }
 }
 
 /// Whether the current role is a member of `pg_monitor`.

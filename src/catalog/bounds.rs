@@ -20,11 +20,17 @@ pub fn parse(bound: &str) -> Result<Option<Range>> {
         return Ok(None);
     }
     let unexpected = || Error::Internal(format!("unexpected partition bound: {bound}"));
-    let rest = bound.strip_prefix("FOR VALUES FROM (").ok_or_else(unexpected)?;
+    let rest = bound
+        .strip_prefix("FOR VALUES FROM (")
+        .ok_or_else(unexpected)?;
     let (lower, rest) = datum(rest).ok_or_else(unexpected)?;
     let rest = rest.strip_prefix(") TO (").ok_or_else(unexpected)?;
     let (upper, rest) = datum(rest).ok_or_else(unexpected)?;
-    if rest == ")" { Ok(Some(Range { lower, upper })) } else { Err(unexpected()) }
+    if rest == ")" {
+        Ok(Some(Range { lower, upper }))
+    } else {
+        Err(unexpected())
+    }
 }
 
 /// One value and what follows it.
@@ -70,17 +76,32 @@ mod tests {
     use super::*;
 
     fn range(lower: Option<&str>, upper: Option<&str>) -> Option<Range> {
-        Some(Range { lower: lower.map(str::to_owned), upper: upper.map(str::to_owned) })
+        Some(Range {
+            lower: lower.map(str::to_owned),
+            upper: upper.map(str::to_owned),
+        })
     }
 
     #[test]
     fn bounds_of_every_form_are_read() {
         let cases = [
             ("FOR VALUES FROM (MINVALUE) TO (5)", range(None, Some("5"))),
-            ("FOR VALUES FROM ('-5') TO (MAXVALUE)", range(Some("-5"), None)),
-            ("FOR VALUES FROM ('2024-01-01') TO ('2024-02-01')", range(Some("2024-01-01"), Some("2024-02-01"))),
-            ("FOR VALUES FROM ('') TO ('it''s) TO (')", range(Some(""), Some("it's) TO ("))),
-            (r"FOR VALUES FROM (E'a\\b') TO ('ü')", range(Some(r"a\b"), Some("ü"))),
+            (
+                "FOR VALUES FROM ('-5') TO (MAXVALUE)",
+                range(Some("-5"), None),
+            ),
+            (
+                "FOR VALUES FROM ('2024-01-01') TO ('2024-02-01')",
+                range(Some("2024-01-01"), Some("2024-02-01")),
+            ),
+            (
+                "FOR VALUES FROM ('') TO ('it''s) TO (')",
+                range(Some(""), Some("it's) TO (")),
+            ),
+            (
+                r"FOR VALUES FROM (E'a\\b') TO ('ü')",
+                range(Some(r"a\b"), Some("ü")),
+            ),
             ("DEFAULT", None),
         ];
         for (text, expected) in cases {
@@ -90,7 +111,11 @@ mod tests {
 
     #[test]
     fn a_bound_of_another_form_is_an_error() {
-        for text in ["FOR VALUES IN (1)", "FOR VALUES WITH (modulus 2, remainder 0)", "FOR VALUES FROM (1, 2) TO (3, 4)"] {
+        for text in [
+            "FOR VALUES IN (1)",
+            "FOR VALUES WITH (modulus 2, remainder 0)",
+            "FOR VALUES FROM (1, 2) TO (3, 4)",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

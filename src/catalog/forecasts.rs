@@ -58,7 +58,10 @@ pub fn store(curve: &Curve) -> Result<()> {
 
 /// Forgets the forecasts of a shard whose history is too short, or too old, to make new ones.
 pub fn forget(shard: pg_sys::Oid) -> Result<()> {
-    spi::run("DELETE FROM repart.forecast_curves WHERE shard = $1", &[shard.into()])?;
+    spi::run(
+        "DELETE FROM repart.forecast_curves WHERE shard = $1",
+        &[shard.into()],
+    )?;
     Ok(())
 }
 

@@ -71,7 +71,8 @@ struct Freshness {
 impl Freshness {
     fn is_stale(&self) -> bool {
         let Some(rows) = self.rows else { return true };
-        self.changed > STALE * rows + 50.0 || (self.pages - self.pages_then).abs() > STALE * self.pages_then + 8.0
+        self.changed > STALE * rows + 50.0
+            || (self.pages - self.pages_then).abs() > STALE * self.pages_then + 8.0
     }
 }
 
@@ -173,19 +174,31 @@ fn from_statistics(key: &ShardKey, shard: &Shard, order: &Order) -> Result<Vec<B
         &arguments,
         |row| {
             let position = usize::try_from(row.get::<i64>(3)?).unwrap_or(0);
-            Ok(CommonKey { key: row.get(1)?, frequency: row.get(2)?, position })
+            Ok(CommonKey {
+                key: row.get(1)?,
+                frequency: row.get(2)?,
+                position,
+            })
         },
     )?;
     Ok(heat::buckets_from_histogram(&bounds, &common, BUCKETS))
 }
 
 /// From rows: all of a small shard, some pages of a large one, thinned out to some [`SAMPLE_ROWS`].
-fn from_rows(key: &ShardKey, shard: &Shard, order: &Order, freshness: &Freshness) -> Result<Vec<Bucket>> {
+fn from_rows(
+    key: &ShardKey,
+    shard: &Shard,
+    order: &Order,
+    freshness: &Freshness,
+) -> Result<Vec<Bucket>> {
     let pages = freshness.pages.max(1.0);
     let percent = (100.0 * SAMPLE_PAGES / pages).min(100.0);
     let table = spi::quote_qualified_identifier(&shard.schema, &shard.name);
     let column = spi::quote_identifier(&key.column);
-    let per_page = freshness.rows.filter(|_| freshness.pages_then > 0.0).map(|rows| rows / freshness.pages_then);
+    let per_page = freshness
+        .rows
+        .filter(|_| freshness.pages_then > 0.0)
+        .map(|rows| rows / freshness.pages_then);
     let expected = per_page.unwrap_or(0.0) * pages.min(SAMPLE_PAGES);
     let keep_each = (expected / SAMPLE_ROWS).floor().max(1.0) as i64;
     let sql = format!(
@@ -196,7 +209,12 @@ fn from_rows(key: &ShardKey, shard: &Shard, order: &Order, freshness: &Freshness
         order.inside("k.key"),
         order.by("k.key")
     );
-    let arguments = [shard.lower.clone().into(), shard.upper.clone().into(), percent.into(), keep_each.into()];
+    let arguments = [
+        shard.lower.clone().into(),
+        shard.upper.clone().into(),
+        percent.into(),
+        keep_each.into(),
+    ];
     let keys = spi::query(&sql, &arguments, |row| row.get::<String>(1))?;
     Ok(heat::from_sorted_sample(&keys, BUCKETS))
 }

@@ -6,6 +6,7 @@ pub mod forecasts;
 pub mod journal;
 pub mod keys;
 pub mod lineage;
+pub mod migration;
 pub mod outcomes;
 pub mod plans;
 pub mod retention;

@@ -71,7 +71,13 @@ pub struct Recorded {
 
 /// Records an outcome. Recording it twice, as after a crash, is harmless.
 pub fn record(outcome: &NewOutcome) -> Result<()> {
-    let predicted = |key: &str| outcome.predicted.as_ref().and_then(|value| value.get(key)).and_then(Value::as_f64);
+    let predicted = |key: &str| {
+        outcome
+            .predicted
+            .as_ref()
+            .and_then(|value| value.get(key))
+            .and_then(Value::as_f64)
+    };
     let rate = (outcome.copy_seconds > 0.0).then(|| outcome.bytes as f64 / outcome.copy_seconds);
     spi::run(
         "INSERT INTO repart.outcome_log
@@ -128,7 +134,9 @@ fn read(row: &spi::Row) -> Result<Recorded> {
         load_before: row.optional(10)?,
         predicted_load_after: row.optional(11)?,
         load_after: row.optional(12)?,
-        judged_until: row.optional::<TimestampWithTimeZone>(13)?.map(time::from_sql),
+        judged_until: row
+            .optional::<TimestampWithTimeZone>(13)?
+            .map(time::from_sql),
         shards: row.get(14)?,
     })
 }

@@ -11,9 +11,16 @@ pub fn store(plan: &Plan) -> Result<i64> {
     let id = spi::query_value::<i64>("SELECT pg_catalog.nextval('repart.plan_id')", &[])?
         .ok_or_else(|| Error::Internal("no number for a plan".to_owned()))?;
     let numbers: Vec<i32> = (1..).take(plan.steps.len()).collect();
-    let tables: Vec<Option<pg_sys::Oid>> =
-        plan.steps.iter().map(|step| (step.table != 0).then(|| pg_sys::Oid::from(step.table))).collect();
-    let specs = plan.steps.iter().map(|step| Ok(JsonB(serde_json::to_value(step)?))).collect::<Result<Vec<_>>>()?;
+    let tables: Vec<Option<pg_sys::Oid>> = plan
+        .steps
+        .iter()
+        .map(|step| (step.table != 0).then(|| pg_sys::Oid::from(step.table)))
+        .collect();
+    let specs = plan
+        .steps
+        .iter()
+        .map(|step| Ok(JsonB(serde_json::to_value(step)?)))
+        .collect::<Result<Vec<_>>>()?;
     spi::run(
         "INSERT INTO repart.plan_steps (plan_id, step, relation, relation_name, spec)
          SELECT $1, s.step, s.relation, c.relname, s.spec
@@ -26,9 +33,11 @@ pub fn store(plan: &Plan) -> Result<i64> {
 
 /// The steps of a plan with their numbers, in the plan's order; none where there is no such plan.
 pub fn steps(plan: i64) -> Result<Vec<(i32, Step)>> {
-    spi::query("SELECT step, spec FROM repart.plan_steps WHERE plan_id = $1 ORDER BY step", &[plan.into()], |row| {
-        Ok((row.get(1)?, serde_json::from_value(row.get::<JsonB>(2)?.0)?))
-    })
+    spi::query(
+        "SELECT step, spec FROM repart.plan_steps WHERE plan_id = $1 ORDER BY step",
+        &[plan.into()],
+        |row| Ok((row.get(1)?, serde_json::from_value(row.get::<JsonB>(2)?.0)?)),
+    )
 }
 
 /// The steps of a plan that no migration carries out yet.
@@ -42,7 +51,11 @@ pub fn open_steps(plan: i64) -> Result<Vec<(i32, Step)>> {
 
 /// Whether there is a plan of this number.
 pub fn exists(plan: i64) -> Result<bool> {
-    Ok(spi::query_value("SELECT EXISTS (SELECT FROM repart.plan_steps WHERE plan_id = $1)", &[plan.into()])?.unwrap_or(false))
+    Ok(spi::query_value(
+        "SELECT EXISTS (SELECT FROM repart.plan_steps WHERE plan_id = $1)",
+        &[plan.into()],
+    )?
+    .unwrap_or(false))
 }
 
 /// The number of the latest plan.

@@ -17,7 +17,10 @@ pub fn purge(before: i64, limit: i64) -> Result<(u64, bool)> {
     ];
     // Plans are deleted whole, so that a little less than the limit can mean that more are left.
     let full = u64::try_from(limit - limit / 10).unwrap_or(u64::MAX);
-    Ok((deleted.iter().sum(), deleted.iter().any(|count| *count >= full)))
+    Ok((
+        deleted.iter().sum(),
+        deleted.iter().any(|count| *count >= full),
+    ))
 }
 
 fn purge_events(before: i64, limit: i64) -> Result<u64> {

@@ -131,7 +131,12 @@ fn read(row: &spi::Row, at: i64) -> Result<Reading> {
     };
     Ok(Reading {
         shard: row.get(1)?,
-        now: Counters { at, reads: row.get(2)?, writes: row.get(3)?, blocks: row.get(4)? },
+        now: Counters {
+            at,
+            reads: row.get(2)?,
+            writes: row.get(3)?,
+            blocks: row.get(4)?,
+        },
         size: row.optional(5)?,
         migrating: row.get(6)?,
         previous,
@@ -140,7 +145,12 @@ fn read(row: &spi::Row, at: i64) -> Result<Reading> {
 
 /// Remembers the counters, to make rates of at the next sample.
 pub fn store_counters(readings: &[Reading]) -> Result<()> {
-    let column = |value: fn(&Counters) -> i64| readings.iter().map(|reading| value(&reading.now)).collect::<Vec<i64>>();
+    let column = |value: fn(&Counters) -> i64| {
+        readings
+            .iter()
+            .map(|reading| value(&reading.now))
+            .collect::<Vec<i64>>()
+    };
     spi::run(
         "INSERT INTO repart.counters AS c (shard, at, reads, writes, blocks)
          SELECT * FROM unnest($1::oid[], $2::timestamptz[], $3::int8[], $4::int8[], $5::int8[])

@@ -55,10 +55,19 @@ const SHARD_COLUMNS: &str = "c.oid, n.nspname::text, c.relname::text,
 /// The shards of a table in ascending order of their ranges; a DEFAULT partition comes last.
 pub fn of(table: pg_sys::Oid) -> Result<Vec<Shard>> {
     let mut shards = guc::with_transmission_modes(|| {
-        spi::query(&format!("SELECT {SHARD_COLUMNS} WHERE i.inhparent = $1"), &[table.into()], read)
+        spi::query(
+            &format!("SELECT {SHARD_COLUMNS} WHERE i.inhparent = $1"),
+            &[table.into()],
+            read,
+        )
     })?;
     let order = partition::bound_order(table)?;
-    shards.sort_by_key(|shard| order.iter().position(|oid| *oid == shard.oid).unwrap_or(usize::MAX));
+    shards.sort_by_key(|shard| {
+        order
+            .iter()
+            .position(|oid| *oid == shard.oid)
+            .unwrap_or(usize::MAX)
+    });
     Ok(shards)
 }
 
@@ -71,14 +80,24 @@ pub fn find(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
     )?;
     let Some(table) = table else {
         return Err(Error::WrongObject {
-            what: format!("\"{}\" is not a shard of a sharded table", relation::display_name(shard)?),
+            what: format!(
+                "\"{}\" is not a shard of a sharded table",
+                relation::display_name(shard)?
+            ),
             hint: "See SELECT * FROM repart.shards.".to_owned(),
         });
     };
     let found = guc::with_transmission_modes(|| {
-        spi::query(&format!("SELECT {SHARD_COLUMNS} WHERE i.inhrelid = $1"), &[shard.into()], read)
+        spi::query(
+            &format!("SELECT {SHARD_COLUMNS} WHERE i.inhrelid = $1"),
+            &[shard.into()],
+            read,
+        )
     })?;
-    let shard = found.into_iter().next().ok_or_else(|| Error::Internal("a shard vanished".to_owned()))?;
+    let shard = found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Internal("a shard vanished".to_owned()))?;
     Ok((table, shard))
 }
 

@@ -4,8 +4,8 @@ use repart_core::feedback::{self, Outcome};
 use repart_core::plan::Action;
 use repart_core::plan::input::Learned;
 
-use crate::catalog::outcomes::{self, Recorded};
 use crate::catalog::forecasts;
+use crate::catalog::outcomes::{self, Recorded};
 use crate::error::Result;
 use crate::pg::time;
 use crate::settings;
@@ -15,7 +15,10 @@ const RECENT: i64 = 200;
 
 /// What the next plan should assume.
 pub fn learned() -> Result<Learned> {
-    let outcomes = outcomes::recent(RECENT)?.iter().map(outcome).collect::<Result<Vec<_>>>()?;
+    let outcomes = outcomes::recent(RECENT)?
+        .iter()
+        .map(outcome)
+        .collect::<Result<Vec<_>>>()?;
     Ok(feedback::learn(&Learned::default(), &outcomes))
 }
 
@@ -63,5 +66,7 @@ pub fn judge() -> Result<()> {
 /// One season after the migration, µs since the Unix epoch.
 fn end_of_judgement(recorded: &Recorded) -> Result<i64> {
     let season = forecasts::longest_season(&recorded.shards)?.filter(|season| *season > 0);
-    Ok(recorded.finished_at.saturating_add(season.unwrap_or(time::span(settings::horizon()))))
+    Ok(recorded
+        .finished_at
+        .saturating_add(season.unwrap_or(time::span(settings::horizon()))))
 }

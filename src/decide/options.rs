@@ -101,29 +101,47 @@ impl Options {
             Some(name) => parse_model("model", name)?,
             None => parse_model("repart.model", &settings::model())?,
         };
-        Ok(Self { horizon, season: parse_season(&settings::season())?, model })
+        Ok(Self {
+            horizon,
+            season: parse_season(&settings::season())?,
+            model,
+        })
     }
 
     /// What the core is asked for, with `ahead` more µs than the horizon.
     pub fn for_step(&self, step: i64, ahead: i64) -> Result<forecast::Options> {
-        let steps = |span: i64| usize::try_from((span.saturating_add(ahead.max(0)) - 1) / step + 1).unwrap_or(0);
+        let steps = |span: i64| {
+            usize::try_from((span.saturating_add(ahead.max(0)) - 1) / step + 1).unwrap_or(0)
+        };
         let horizon = match self.horizon {
             Horizon::Setting(span) => steps(span).clamp(1, PLANNED_STEPS),
             Horizon::Asked(span) => steps(span),
         };
         if horizon > MAX_HORIZON {
             let most = span_text(step.saturating_mul(MAX_HORIZON as i64));
-            let what = format!("horizon is {horizon} steps of {}, more than {MAX_HORIZON}", span_text(step));
-            return Err(Error::InvalidParameter { what, hint: format!("Give a horizon of at most {most}.") });
+            let what = format!(
+                "horizon is {horizon} steps of {}, more than {MAX_HORIZON}",
+                span_text(step)
+            );
+            return Err(Error::InvalidParameter {
+                what,
+                hint: format!("Give a horizon of at most {most}."),
+            });
         }
         let season = match self.season {
             Season::Detected => forecast::Season::Auto,
             Season::None => forecast::Season::Steps(1),
-            Season::Given(span) => {
-                forecast::Season::Steps(usize::try_from((span + step / 2) / step).unwrap_or(1).max(1))
-            }
+            Season::Given(span) => forecast::Season::Steps(
+                usize::try_from((span + step / 2) / step)
+                    .unwrap_or(1)
+                    .max(1),
+            ),
         };
-        Ok(forecast::Options { horizon, season, model: self.model })
+        Ok(forecast::Options {
+            horizon,
+            season,
+            model: self.model,
+        })
     }
 
     /// The step that suits the samples: their own, or where there are too many a longer one that divides
@@ -136,7 +154,12 @@ impl Options {
         }
         match self.season {
             Season::Given(span) if span >= needed.saturating_mul(2) => Some(span / (span / needed)),
-            _ => Some(ROUND_STEPS.into_iter().find(|round| *round >= needed).unwrap_or(needed)),
+            _ => Some(
+                ROUND_STEPS
+                    .into_iter()
+                    .find(|round| *round >= needed)
+                    .unwrap_or(needed),
+            ),
         }
     }
 }
@@ -146,13 +169,19 @@ fn span_text(micros: i64) -> String {
 }
 
 fn invalid_horizon(what: String) -> Error {
-    Error::InvalidParameter { what, hint: "Give an interval such as '1 day'.".to_owned() }
+    Error::InvalidParameter {
+        what,
+        hint: "Give an interval such as '1 day'.".to_owned(),
+    }
 }
 
 fn parse_model(parameter: &str, name: &str) -> Result<Model> {
     name.trim().parse().map_err(|_| Error::InvalidParameter {
         what: format!("invalid value for parameter \"{parameter}\": \"{name}\""),
-        hint: format!("Available models: {}.", Model::ALL.map(Model::name).join(", ")),
+        hint: format!(
+            "Available models: {}.",
+            Model::ALL.map(Model::name).join(", ")
+        ),
     })
 }
 

@@ -15,7 +15,10 @@ use crate::settings;
 pub fn make_plan(relation: Option<pg_sys::Oid>) -> Result<i64> {
     let relations = match relation {
         Some(relation) => vec![tables::require(relation)?.relation],
-        None => tables::all()?.into_iter().map(|table| table.relation).collect(),
+        None => tables::all()?
+            .into_iter()
+            .map(|table| table.relation)
+            .collect(),
     };
     make_plan_for(&relations)
 }
@@ -23,14 +26,22 @@ pub fn make_plan(relation: Option<pg_sys::Oid>) -> Result<i64> {
 /// As [`make_plan`], for some tables.
 pub fn make_plan_for(relations: &[pg_sys::Oid]) -> Result<i64> {
     let options = Options::from_settings()?;
-    let tables = relations.iter().map(|relation| table::prepare(*relation, &options)).collect::<Result<Vec<_>>>()?;
+    let tables = relations
+        .iter()
+        .map(|relation| table::prepare(*relation, &options))
+        .collect::<Result<Vec<_>>>()?;
     store(tables)
 }
 
 /// As [`make_plan`] for all tables, for workers, outside of a transaction: each table has a transaction of
 /// its own, and one that fails is left out of the plan. Returns the plan, and what failed.
 pub fn make_plan_isolated() -> Result<(i64, Vec<(pg_sys::Oid, crate::error::Error)>)> {
-    let relations = txn::run(|| Ok(tables::all()?.into_iter().map(|table| table.relation).collect::<Vec<_>>()))?;
+    let relations = txn::run(|| {
+        Ok(tables::all()?
+            .into_iter()
+            .map(|table| table.relation)
+            .collect::<Vec<_>>())
+    })?;
     let mut prepared = Vec::new();
     let mut failed = Vec::new();
     for relation in relations {
@@ -44,7 +55,11 @@ pub fn make_plan_isolated() -> Result<(i64, Vec<(pg_sys::Oid, crate::error::Erro
 
 /// Plans for tables that are prepared, and stores the plan.
 fn store(tables: Vec<Table>) -> Result<i64> {
-    let plan = if tables.is_empty() { nothing_managed() } else { plan::plan(&snapshot(tables)?) };
+    let plan = if tables.is_empty() {
+        nothing_managed()?
+    } else {
+        plan::plan(&snapshot(tables)?)
+    };
     plans::store(&plan)
 }
 
@@ -52,7 +67,10 @@ fn snapshot(tables: Vec<Table>) -> Result<Snapshot> {
     Ok(Snapshot {
         now: time::now(),
         tables,
-        nodes: vec![Node { name: table::LOCAL.to_owned(), weight: 1.0 }],
+        nodes: vec![Node {
+            name: table::LOCAL.to_owned(),
+            weight: 1.0,
+        }],
         policy: policy(),
         learned: learn::learned()?,
     })
@@ -74,7 +92,13 @@ fn policy() -> Policy {
     }
 }
 
-fn nothing_managed() -> Plan {
+/// The plan for no table at all: one row that says why.
+fn nothing_managed() -> Result<Plan> {
+    let why = if tables::all()?.is_empty() {
+        "nothing to do: no table is managed; run SELECT repart_manage('your_table') first"
+    } else {
+        "nothing to do: you own no managed table"
+    };
     let step = Step {
         action: Action::None,
         table: 0,
@@ -86,7 +110,7 @@ fn nothing_managed() -> Plan {
         target: String::new(),
         bytes: 0.0,
         reason: Reason::NoAction,
-        why: "nothing to do: no table is managed; run SELECT repart_manage('your_table') first".to_owned(),
+        why: why.to_owned(),
         load_before: 0.0,
         load_after: 0.0,
         benefit: 0.0,
@@ -100,5 +124,5 @@ fn nothing_managed() -> Plan {
         confidence: 1.0,
         alternatives: serde_json::Value::Array(Vec::new()),
     };
-    Plan { steps: vec![step] }
+    Ok(Plan { steps: vec![step] })
 }

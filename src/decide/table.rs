@@ -14,8 +14,8 @@ use crate::catalog::{journal, keys, tables};
 use crate::decide::options::Options;
 use crate::error::{Error, Result};
 use crate::observe::history::{self, History, Metric};
-use crate::pg::time::{self, SECOND};
 use crate::pg::relation;
+use crate::pg::time::{self, SECOND};
 use crate::settings;
 
 /// The name of this server among the nodes.
@@ -57,14 +57,29 @@ pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
 
 /// The shards of a table, without a DEFAULT partition, ascending.
 pub fn shards_of(relation: pg_sys::Oid) -> Result<Vec<Partition>> {
-    Ok(shards::of(relation)?.into_iter().filter(|shard| !shard.is_default).collect())
+    Ok(shards::of(relation)?
+        .into_iter()
+        .filter(|shard| !shard.is_default)
+        .collect())
 }
 
 /// Forecasts a series of samples; `Ok(None)` for fewer than two of them. `ahead` is added to the horizon, µs.
-pub fn forecast(shard: &str, samples: &[Sample], options: &Options, ahead: i64) -> Result<Option<(Series, Forecast)>> {
-    let Some(step) = options.step(samples) else { return Ok(None) };
-    let failed = |source| Error::Forecast { shard: shard.to_owned(), source };
-    let Ok(series) = Series::from_samples(samples, step) else { return Ok(None) };
+pub fn forecast(
+    shard: &str,
+    samples: &[Sample],
+    options: &Options,
+    ahead: i64,
+) -> Result<Option<(Series, Forecast)>> {
+    let Some(step) = options.step(samples) else {
+        return Ok(None);
+    };
+    let failed = |source| Error::Forecast {
+        shard: shard.to_owned(),
+        source,
+    };
+    let Ok(series) = Series::from_samples(samples, step) else {
+        return Ok(None);
+    };
     let asked = options.for_step(step, ahead)?;
     let made = forecast::forecast(&series, &asked).map_err(failed)?;
     Ok(Some((series, made)))
@@ -137,7 +152,9 @@ impl Past {
             last_change: self.changed_at.get(&partition.oid).copied(),
             reversals: self.reversals(partition.oid),
             busy: self.busy.contains(&partition.oid),
-            unmovable: partition.is_foreign.then(|| "it is a foreign table".to_owned()),
+            unmovable: partition
+                .is_foreign
+                .then(|| "it is a foreign table".to_owned()),
             ..Shard::default()
         }
     }
@@ -147,10 +164,17 @@ impl Past {
         let (mut member, mut before, mut reversals) = (shard, i64::MAX, 0);
         let mut later: Option<bool> = None;
         loop {
-            let made_of: Vec<&Link> =
-                self.links.iter().filter(|link| link.shard == member && link.at < before).collect();
-            let Some(latest) = made_of.iter().max_by_key(|link| link.at) else { return reversals };
-            let parents = made_of.iter().filter(|link| link.at.saturating_add(SECOND) > latest.at);
+            let made_of: Vec<&Link> = self
+                .links
+                .iter()
+                .filter(|link| link.shard == member && link.at < before)
+                .collect();
+            let Some(latest) = made_of.iter().max_by_key(|link| link.at) else {
+                return reversals;
+            };
+            let parents = made_of
+                .iter()
+                .filter(|link| link.at.saturating_add(SECOND) > latest.at);
             let is_merge = parents.map(|link| link.share).sum::<f64>() > 1.0;
             if later.is_some_and(|was_merge| was_merge != is_merge) {
                 reversals += 1;
@@ -161,11 +185,18 @@ impl Past {
 }
 
 /// Stores the forecasts of all metrics; that of the load is made already.
-fn store(partition: &Partition, history: &History, load: &Forecast, options: &Options, ahead: i64) -> Result<()> {
+fn store(
+    partition: &Partition,
+    history: &History,
+    load: &Forecast,
+    options: &Options,
+    ahead: i64,
+) -> Result<()> {
     for metric in Metric::ALL {
         let made = match metric {
             Metric::Load => Some(load.clone()),
-            _ => forecast(&partition.name, &history.samples(metric), options, ahead)?.map(|(_, made)| made),
+            _ => forecast(&partition.name, &history.samples(metric), options, ahead)?
+                .map(|(_, made)| made),
         };
         let Some(made) = made else { continue };
         forecasts::store(&StoredCurve {
@@ -200,14 +231,28 @@ fn curve(made: Forecast) -> Curve {
 
 /// The highest value of the last season; of the whole history where there is none.
 fn recent_peak(series: &Series, season: Option<i64>) -> f64 {
-    let steps = season.and_then(|season| usize::try_from(season / series.step.max(1)).ok()).unwrap_or(series.len());
-    let recent = series.values.get(series.len().saturating_sub(steps.max(1))..).unwrap_or_default();
-    recent.iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max)
+    let steps = season
+        .and_then(|season| usize::try_from(season / series.step.max(1)).ok())
+        .unwrap_or(series.len());
+    let recent = series
+        .values
+        .get(series.len().saturating_sub(steps.max(1))..)
+        .unwrap_or_default();
+    recent
+        .iter()
+        .copied()
+        .filter(|value| value.is_finite())
+        .fold(0.0, f64::max)
 }
 
 /// The median of the last samples.
 fn load_now(samples: &[Sample]) -> f64 {
-    let mut latest: Vec<f64> = samples.iter().rev().take(NOW_SAMPLES).map(|sample| sample.value).collect();
+    let mut latest: Vec<f64> = samples
+        .iter()
+        .rev()
+        .take(NOW_SAMPLES)
+        .map(|sample| sample.value)
+        .collect();
     latest.sort_by(f64::total_cmp);
     latest.get(latest.len() / 2).copied().unwrap_or(0.0)
 }
@@ -215,7 +260,12 @@ fn load_now(samples: &[Sample]) -> f64 {
 /// Whether the planner may want to divide the shard, so that it needs to know its keys.
 fn may_be_divided(shard: &Shard) -> bool {
     let limit = NEARLY * settings::target_utilisation() * settings::shard_capacity();
-    let forecast = shard.forecast.iter().flat_map(|curve| &curve.q90).copied().fold(0.0, f64::max);
+    let forecast = shard
+        .forecast
+        .iter()
+        .flat_map(|curve| &curve.q90)
+        .copied()
+        .fold(0.0, f64::max);
     let largest = settings::max_shard_size();
     !shard.busy
         && shard.unmovable.is_none()

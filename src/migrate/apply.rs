@@ -44,7 +44,9 @@ fn open_steps(plan: i64) -> Result<Vec<(i32, Step)>> {
 }
 
 fn apply(plan: i64, number: i32, step: &Step) -> Result<Option<i64>> {
-    let Some(wanted) = wanted(step)? else { return Ok(None) };
+    let Some(wanted) = wanted(step)? else {
+        return Ok(None);
+    };
     let origin = Origin {
         plan_step: Some((plan, number)),
         predicted: Some(serde_json::json!({
@@ -63,13 +65,24 @@ fn apply(plan: i64, number: i32, step: &Step) -> Result<Option<i64>> {
 
 /// The migration that a step asks for; `None` for a row that only explains.
 fn wanted(step: &Step) -> Result<Option<Wanted>> {
-    let sources: Vec<pg_sys::Oid> = step.sources.iter().map(|oid| pg_sys::Oid::from(*oid)).collect();
-    let boundary = step.boundaries.first().map(String::as_str).unwrap_or_default();
+    let sources: Vec<pg_sys::Oid> = step
+        .sources
+        .iter()
+        .map(|oid| pg_sys::Oid::from(*oid))
+        .collect();
+    let boundary = step
+        .boundaries
+        .first()
+        .map(String::as_str)
+        .unwrap_or_default();
     match (step.action, sources.as_slice()) {
         (Action::None | Action::Prewarm, _) => Ok(None),
         (Action::Split, [shard]) => request::split(*shard, &step.boundaries).map(Some),
         (Action::Merge, shards) => request::merge(shards).map(Some),
         (Action::Shift, [lower, upper]) => request::shift(*lower, *upper, boundary).map(Some),
-        (action, shards) => Err(Error::Internal(format!("step {action} with {} shards", shards.len()))),
+        (action, shards) => Err(Error::Internal(format!(
+            "step {action} with {} shards",
+            shards.len()
+        ))),
     }
 }

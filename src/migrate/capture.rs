@@ -13,17 +13,30 @@ use crate::pg::spi;
 pub fn create(migration: &Migration, key: &[KeyColumn], owner: &str) -> Result<()> {
     let id = migration.id;
     let log = names::log(id);
-    let columns: Vec<String> = key.iter().enumerate().map(|(n, column)| format!("repart_key_{n} {}", column.type_name)).collect();
-    spi::execute(&format!("CREATE TABLE {log} (op \"char\" NOT NULL, {})", columns.join(", ")))?;
+    let columns: Vec<String> = key
+        .iter()
+        .enumerate()
+        .map(|(n, column)| format!("repart_key_{n} {}", column.type_name))
+        .collect();
+    spi::execute(&format!(
+        "CREATE TABLE {log} (op \"char\" NOT NULL, {})",
+        columns.join(", ")
+    ))?;
     // Catch-up joins log and rows as the table's owner.
-    spi::execute(&format!("GRANT SELECT ON {log} TO {}", spi::quote_identifier(owner)))?;
+    spi::execute(&format!(
+        "GRANT SELECT ON {log} TO {}",
+        spi::quote_identifier(owner)
+    ))?;
     spi::execute(&format!(
         "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
              SET search_path = pg_catalog, pg_temp AS {}",
         names::capture_function(id),
         spi::quote_literal(function_body(&log, key)),
     ))?;
-    spi::execute(&format!("REVOKE ALL ON FUNCTION {}() FROM PUBLIC", names::capture_function(id)))?;
+    spi::execute(&format!(
+        "REVOKE ALL ON FUNCTION {}() FROM PUBLIC",
+        names::capture_function(id)
+    ))?;
     Ok(())
 }
 
@@ -31,7 +44,10 @@ pub fn create(migration: &Migration, key: &[KeyColumn], owner: &str) -> Result<(
 /// of two records: `ROW(…) *<> ROW(…)` would look for an operator `*<>` of each column's type, and there is none.
 fn function_body(log: &str, key: &[KeyColumn]) -> String {
     let row = |record: &str| {
-        let columns: Vec<String> = key.iter().map(|column| format!("{record}.{}", spi::quote_identifier(&column.name))).collect();
+        let columns: Vec<String> = key
+            .iter()
+            .map(|column| format!("{record}.{}", spi::quote_identifier(&column.name)))
+            .collect();
         columns.join(", ")
     };
     let (old, new) = (row("OLD"), row("NEW"));
@@ -59,15 +75,24 @@ pub fn start(migration: &Migration) -> Result<()> {
     for source in &migration.spec.sources {
         let table = source.qualified();
         for (trigger, event) in [
-            (names::row_trigger(migration.id), "AFTER INSERT OR UPDATE OR DELETE"),
+            (
+                names::row_trigger(migration.id),
+                "AFTER INSERT OR UPDATE OR DELETE",
+            ),
             (names::truncate_trigger(migration.id), "AFTER TRUNCATE"),
         ] {
-            let level = if event.ends_with("TRUNCATE") { "STATEMENT" } else { "ROW" };
+            let level = if event.ends_with("TRUNCATE") {
+                "STATEMENT"
+            } else {
+                "ROW"
+            };
             spi::execute(&format!(
                 "CREATE TRIGGER {trigger} {event} ON {table} FOR EACH {level} EXECUTE FUNCTION {function}()"
             ))?;
             // Also for sessions that replay replicated changes.
-            spi::execute(&format!("ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER {trigger}"))?;
+            spi::execute(&format!(
+                "ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER {trigger}"
+            ))?;
         }
     }
     Ok(())
@@ -75,19 +100,30 @@ pub fn start(migration: &Migration) -> Result<()> {
 
 /// Number of captured changes that wait.
 pub fn pending(migration: &Migration) -> Result<i64> {
-    Ok(spi::query_value(&format!("SELECT count(*) FROM {}", names::log(migration.id)), &[])?.unwrap_or(0))
+    Ok(spi::query_value(
+        &format!("SELECT count(*) FROM {}", names::log(migration.id)),
+        &[],
+    )?
+    .unwrap_or(0))
 }
 
 /// Whether a visible entry says that a source was truncated.
 pub fn truncated(migration: &Migration) -> Result<bool> {
-    let sql = format!("SELECT EXISTS (SELECT FROM {} WHERE op = 't')", names::log(migration.id));
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM {} WHERE op = 't')",
+        names::log(migration.id)
+    );
     Ok(spi::query_value(&sql, &[])?.unwrap_or(false))
 }
 
 /// The distinct keys of the log, as a subquery.
 pub fn logged_keys(migration: &Migration, key: &[KeyColumn]) -> String {
     let columns: Vec<String> = (0..key.len()).map(|n| format!("repart_key_{n}")).collect();
-    format!("(SELECT DISTINCT {} FROM {} WHERE op = 'k')", columns.join(", "), names::log(migration.id))
+    format!(
+        "(SELECT DISTINCT {} FROM {} WHERE op = 'k')",
+        columns.join(", "),
+        names::log(migration.id)
+    )
 }
 
 /// The condition that a row of `table` has the key of the logged entry `entry`.
@@ -95,7 +131,12 @@ pub fn key_matches(key: &[KeyColumn], table: &str, entry: &str) -> String {
     let conditions: Vec<String> = key
         .iter()
         .enumerate()
-        .map(|(n, column)| format!("{table}.{} = {entry}.repart_key_{n}", spi::quote_identifier(&column.name)))
+        .map(|(n, column)| {
+            format!(
+                "{table}.{} = {entry}.repart_key_{n}",
+                spi::quote_identifier(&column.name)
+            )
+        })
         .collect();
     conditions.join(" AND ")
 }

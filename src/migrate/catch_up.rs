@@ -47,7 +47,10 @@ fn replace_rows(job: &Job) -> Result<()> {
     let keys = capture::logged_keys(&job.migration, &job.identity);
     for (n, _) in job.targets() {
         let matches = capture::key_matches(&job.identity, "t", "l");
-        spi::execute(&format!("DELETE FROM ONLY {} t USING {keys} l WHERE {matches}", job.target_name(n)))?;
+        spi::execute(&format!(
+            "DELETE FROM ONLY {} t USING {keys} l WHERE {matches}",
+            job.target_name(n)
+        ))?;
     }
     let columns = job.writable_columns()?;
     for (n, target) in job.targets() {

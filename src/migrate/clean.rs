@@ -14,9 +14,17 @@ pub fn abandon(migration: &Migration, end: State, error: Option<&Error>) -> Resu
     drop_private(migration)?;
     if let Some(error) = error {
         journal::set_error(migration.id, &described(error))?;
-        journal::event("error", Some(migration), &format!("migration {} failed: {error}", migration.id))?;
+        journal::event(
+            "error",
+            Some(migration),
+            &format!("migration {} failed: {error}", migration.id),
+        )?;
     } else {
-        journal::event("notice", Some(migration), &format!("migration {} was cancelled", migration.id))?;
+        journal::event(
+            "notice",
+            Some(migration),
+            &format!("migration {} was cancelled", migration.id),
+        )?;
     }
     journal::transition(migration, end)
 }
@@ -55,7 +63,10 @@ fn private_drops(migration: &Migration) -> Result<Vec<String>> {
     )?;
     statements.push(format!("DROP FUNCTION IF EXISTS {function}()"));
     for n in 0..migration.spec.targets.len() {
-        statements.push(format!("DROP TABLE IF EXISTS {}", names::target(migration.id, n)));
+        statements.push(format!(
+            "DROP TABLE IF EXISTS {}",
+            names::target(migration.id, n)
+        ));
     }
     statements.push(format!("DROP TABLE IF EXISTS {}", names::log(migration.id)));
     Ok(statements)
@@ -64,9 +75,18 @@ fn private_drops(migration: &Migration) -> Result<Vec<String>> {
 /// Drops what is left of the old shards after the switch, and ends the migration.
 pub fn finish(migration: &Migration) -> Result<()> {
     for n in 0..migration.spec.sources.len() {
-        spi::execute(&format!("DROP TABLE IF EXISTS {}", names::retired(migration.id, n)))?;
+        spi::execute(&format!(
+            "DROP TABLE IF EXISTS {}",
+            names::retired(migration.id, n)
+        ))?;
     }
-    spi::execute(&format!("DROP FUNCTION IF EXISTS {}()", names::capture_function(migration.id)))?;
-    spi::execute(&format!("DROP TABLE IF EXISTS {}", names::log(migration.id)))?;
+    spi::execute(&format!(
+        "DROP FUNCTION IF EXISTS {}()",
+        names::capture_function(migration.id)
+    ))?;
+    spi::execute(&format!(
+        "DROP TABLE IF EXISTS {}",
+        names::log(migration.id)
+    ))?;
     journal::transition(migration, State::Done)
 }

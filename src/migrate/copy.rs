@@ -25,7 +25,9 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { blocks: FIRST_BATCH }
+        Self {
+            blocks: FIRST_BATCH,
+        }
     }
 }
 
@@ -50,8 +52,13 @@ impl Pace {
 /// Copies one batch. One transaction; the caller commits it.
 pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
     let mut position = job.migration.position.clone();
-    let Some(source) = job.migration.spec.sources.get(position.source) else { return Ok(Batch::Finished) };
-    spi::execute(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", source.qualified()))?;
+    let Some(source) = job.migration.spec.sources.get(position.source) else {
+        return Ok(Batch::Finished);
+    };
+    spi::execute(&format!(
+        "LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
+        source.qualified()
+    ))?;
     let file = file_of(source)?;
     let blocks = match position.blocks {
         Some(_) if position.file != file => return restart(job),
@@ -71,7 +78,13 @@ pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
     position.note(copied);
     position.block = until;
     if until >= blocks {
-        position = Position { source: position.source + 1, block: 0, blocks: None, file: 0, ..position };
+        position = Position {
+            source: position.source + 1,
+            block: 0,
+            blocks: None,
+            file: 0,
+            ..position
+        };
     }
     journal::advance(&job.migration, &position, rows, bytes, seconds)?;
     pace.adapt(seconds);
@@ -89,9 +102,16 @@ fn throttle(bytes: i64, seconds: f64) -> std::time::Duration {
 /// any more.
 fn restart(job: &Job) -> Result<Batch> {
     job.truncate_targets()?;
-    let position = Position { fingerprint: job.migration.position.fingerprint.clone(), ..Position::default() };
+    let position = Position {
+        fingerprint: job.migration.position.fingerprint.clone(),
+        ..Position::default()
+    };
     journal::restart_copy(&job.migration, &position)?;
-    journal::event("notice", Some(&job.migration), "a source was rewritten; the copy starts again")?;
+    journal::event(
+        "notice",
+        Some(&job.migration),
+        "a source was rewritten; the copy starts again",
+    )?;
     Ok(Batch::Copied(std::time::Duration::ZERO))
 }
 
@@ -129,14 +149,22 @@ pub fn totals(job: &Job) -> Result<(i64, i64)> {
 }
 
 fn blocks_of(source: &Source) -> Result<i64> {
-    let bytes = spi::query_value::<i64>("SELECT pg_catalog.pg_relation_size($1::oid)", &[source.relation().into()])?;
-    bytes.map(|bytes| bytes / block_size()).ok_or_else(|| gone(source))
+    let bytes = spi::query_value::<i64>(
+        "SELECT pg_catalog.pg_relation_size($1::oid)",
+        &[source.relation().into()],
+    )?;
+    bytes
+        .map(|bytes| bytes / block_size())
+        .ok_or_else(|| gone(source))
 }
 
 fn file_of(source: &Source) -> Result<u32> {
-    spi::query_value::<pgrx::pg_sys::Oid>("SELECT pg_catalog.pg_relation_filenode($1::oid)", &[source.relation().into()])?
-        .map(|file| file.to_u32())
-        .ok_or_else(|| gone(source))
+    spi::query_value::<pgrx::pg_sys::Oid>(
+        "SELECT pg_catalog.pg_relation_filenode($1::oid)",
+        &[source.relation().into()],
+    )?
+    .map(|file| file.to_u32())
+    .ok_or_else(|| gone(source))
 }
 
 fn gone(source: &Source) -> Error {
@@ -166,7 +194,9 @@ impl Position {
 
     /// Which share of a source's rows went into a target: how its history is inherited.
     pub fn share(&self, source: usize, target: usize) -> f64 {
-        let Some(sums) = self.copied.get(source) else { return 0.0 };
+        let Some(sums) = self.copied.get(source) else {
+            return 0.0;
+        };
         let all: i64 = sums.iter().sum();
         #[allow(clippy::cast_precision_loss)]
         match (all, sums.get(target)) {

@@ -64,7 +64,9 @@ pub fn prepared_obstacle(job: &Job) -> Result<Option<String>> {
 /// Tries to switch, if at most `few` captured changes are left. One transaction, which the caller commits;
 /// it has changed nothing unless [`Attempt::Switched`]. `hold` is called at its end, for tests.
 pub fn attempt(job: &Job, few: i64, hold: impl FnOnce()) -> Result<Attempt> {
-    if let Some(obstacle) = obstacle(job)?.map_or_else(|| prepared_obstacle(job), |found| Ok(Some(found)))? {
+    if let Some(obstacle) =
+        obstacle(job)?.map_or_else(|| prepared_obstacle(job), |found| Ok(Some(found)))?
+    {
         return Ok(Attempt::Waiting(obstacle));
     }
     lock_private(job)?;
@@ -95,7 +97,10 @@ pub fn attempt(job: &Job, few: i64, hold: impl FnOnce()) -> Result<Attempt> {
 fn lock_private(job: &Job) -> Result<()> {
     guc::set_for_transaction("lock_timeout", "5s");
     for (n, _) in job.targets() {
-        spi::execute(&format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", job.target_name(n)))?;
+        spi::execute(&format!(
+            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
+            job.target_name(n)
+        ))?;
     }
     Ok(())
 }
@@ -105,9 +110,14 @@ fn lock_public(job: &Job) -> Result<()> {
     let milliseconds = settings::lock_timeout().as_millis();
     guc::set_for_transaction("lock_timeout", &milliseconds.to_string());
     let parent = crate::pg::relation::name(job.migration.relation)?;
-    spi::execute(&format!("LOCK TABLE ONLY {parent} IN ACCESS EXCLUSIVE MODE"))?;
+    spi::execute(&format!(
+        "LOCK TABLE ONLY {parent} IN ACCESS EXCLUSIVE MODE"
+    ))?;
     for source in &job.migration.spec.sources {
-        spi::execute(&format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", source.qualified()))?;
+        spi::execute(&format!(
+            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
+            source.qualified()
+        ))?;
     }
     Ok(())
 }
@@ -127,36 +137,64 @@ fn detach(job: &Job) -> Result<()> {
     for (n, source) in job.migration.spec.sources.iter().enumerate() {
         let table = source.qualified();
         spi::execute(&format!("ALTER TABLE {parent} DETACH PARTITION {table}"))?;
-        spi::execute(&format!("ALTER TABLE {table} RENAME TO {}", names::private_retired(job.id(), n)))?;
-        let renamed = spi::quote_qualified_identifier(&source.schema, &names::private_retired(job.id(), n));
-        spi::execute(&format!("ALTER TABLE {renamed} SET SCHEMA {}", names::SCHEMA))?;
+        spi::execute(&format!(
+            "ALTER TABLE {table} RENAME TO {}",
+            names::private_retired(job.id(), n)
+        ))?;
+        let renamed =
+            spi::quote_qualified_identifier(&source.schema, &names::private_retired(job.id(), n));
+        spi::execute(&format!(
+            "ALTER TABLE {renamed} SET SCHEMA {}",
+            names::SCHEMA
+        ))?;
     }
     Ok(())
 }
 
 /// Gives a target its public name and place, and attaches it.
 fn publish(job: &Job, n: usize, oid: pg_sys::Oid) -> Result<()> {
-    let Some(source) = job.migration.spec.sources.first() else { return Ok(()) };
-    let Some(target) = job.migration.spec.targets.get(n) else { return Ok(()) };
+    let Some(source) = job.migration.spec.sources.first() else {
+        return Ok(());
+    };
+    let Some(target) = job.migration.spec.targets.get(n) else {
+        return Ok(());
+    };
     let public = names::public_target(&job.migration, n, target);
     let table = spi::quote_qualified_identifier(&source.schema, &public);
-    spi::execute(&format!("ALTER TABLE {} SET SCHEMA {}", job.target_name(n), spi::quote_identifier(&source.schema)))?;
-    let private = spi::quote_qualified_identifier(&source.schema, &names::private_target(job.id(), n));
-    spi::execute(&format!("ALTER TABLE {private} RENAME TO {}", spi::quote_identifier(&public)))?;
+    spi::execute(&format!(
+        "ALTER TABLE {} SET SCHEMA {}",
+        job.target_name(n),
+        spi::quote_identifier(&source.schema)
+    ))?;
+    let private =
+        spi::quote_qualified_identifier(&source.schema, &names::private_target(job.id(), n));
+    spi::execute(&format!(
+        "ALTER TABLE {private} RENAME TO {}",
+        spi::quote_identifier(&public)
+    ))?;
     for (k, index) in definition::indexes(source.relation())?.iter().enumerate() {
-        let private = spi::quote_qualified_identifier(&source.schema, &names::private_index(job.id(), n, k));
+        let private =
+            spi::quote_qualified_identifier(&source.schema, &names::private_index(job.id(), n, k));
         let name = names::public_index(&source.name, &index.name, &public, k);
-        spi::execute(&format!("ALTER INDEX {private} RENAME TO {}", spi::quote_identifier(name)))?;
+        spi::execute(&format!(
+            "ALTER INDEX {private} RENAME TO {}",
+            spi::quote_identifier(name)
+        ))?;
     }
     adopt_foreign_keys(source.relation(), &table, oid)?;
-    let bound = |bound: &Option<String>, open: &str| bound.as_ref().map_or(open.to_owned(), spi::quote_literal);
+    let bound = |bound: &Option<String>, open: &str| {
+        bound.as_ref().map_or(open.to_owned(), spi::quote_literal)
+    };
     let parent = crate::pg::relation::name(job.migration.relation)?;
     spi::execute(&format!(
         "ALTER TABLE {parent} ATTACH PARTITION {table} FOR VALUES FROM ({}) TO ({})",
         bound(&target.lower, "MINVALUE"),
         bound(&target.upper, "MAXVALUE")
     ))?;
-    spi::execute(&format!("ALTER TABLE {table} DROP CONSTRAINT {}", names::BOUND_CONSTRAINT))?;
+    spi::execute(&format!(
+        "ALTER TABLE {table} DROP CONSTRAINT {}",
+        names::BOUND_CONSTRAINT
+    ))?;
     Ok(())
 }
 
@@ -164,7 +202,9 @@ fn publish(job: &Job, n: usize, oid: pg_sys::Oid) -> Result<()> {
 /// the target lags. Its rows equal the sources', which satisfied them, so no scan is needed to prove it.
 fn adopt_foreign_keys(source: pg_sys::Oid, table: &str, target: pg_sys::Oid) -> Result<()> {
     for (name, definition) in definition::foreign_keys(source)? {
-        spi::execute(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID"))?;
+        spi::execute(&format!(
+            "ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID"
+        ))?;
     }
     spi::run(
         "UPDATE pg_catalog.pg_constraint SET convalidated = true

@@ -64,7 +64,11 @@ fn read_index(row: &spi::Row) -> Result<Index> {
     let definition: String = row.get(3)?;
     let tail = definition
         .strip_prefix(&row.get::<String>(4)?)
-        .ok_or_else(|| Error::Internal(format!("unexpected definition of index \"{name}\": {definition}")))?
+        .ok_or_else(|| {
+            Error::Internal(format!(
+                "unexpected definition of index \"{name}\": {definition}"
+            ))
+        })?
         .to_owned();
     let constraint = match row.optional::<String>(6)?.as_deref() {
         None => None,
@@ -123,7 +127,9 @@ pub fn identity_key(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
     let name = relation::display_name(table)?;
     Err(Error::Prerequisite {
         what: format!("shard \"{name}\" has no key that identifies its rows"),
-        hint: "Add a PRIMARY KEY, or a UNIQUE constraint on NOT NULL columns, to the sharded table.".to_owned(),
+        hint:
+            "Add a PRIMARY KEY, or a UNIQUE constraint on NOT NULL columns, to the sharded table."
+                .to_owned(),
     })
 }
 
@@ -171,7 +177,8 @@ const FINGERPRINT: &str = "
 WITH every AS (SELECT $1 AS oid UNION ALL SELECT unnest($2)), part AS (
     SELECT pg_catalog.concat_ws('|', 'column', attrelid, attnum, attname, atttypid, atttypmod, attnotnull, attidentity,
                      attgenerated, attcollation, attisdropped, attstorage, attcompression, attstattarget,
-                     attacl::text, attoptions::text) AS line
+                     attacl::text,
+                     (SELECT pg_catalog.string_agg(o, ',') FROM pg_catalog.unnest(attoptions) o WHERE o LIKE 'n_distinct%')) AS line
       FROM pg_catalog.pg_attribute JOIN every ON attrelid = every.oid WHERE attnum > 0
     UNION ALL
     SELECT pg_catalog.concat_ws('|', 'default', adrelid, adnum, pg_catalog.pg_get_expr(adbin, adrelid))

@@ -52,7 +52,13 @@ pub struct Drive {
 impl Drive {
     /// For the migration of this number.
     pub fn new(id: i64) -> Self {
-        Self { id, pace: copy::Pace::default(), backoff: BACKOFF.0, apply_rate: UNMEASURED_RATE, counted: None }
+        Self {
+            id,
+            pace: copy::Pace::default(),
+            backoff: BACKOFF.0,
+            apply_rate: UNMEASURED_RATE,
+            counted: None,
+        }
     }
 
     /// Runs until the migration has ended, or does not exist any more.
@@ -60,7 +66,9 @@ impl Drive {
         txn::run(|| journal::take_up(self.id))?;
         loop {
             background::check_for_interrupts();
-            let Some(migration) = txn::run(|| journal::find(self.id))? else { return Ok(()) };
+            let Some(migration) = txn::run(|| journal::find(self.id))? else {
+                return Ok(());
+            };
             if migration.state.is_final() {
                 return Ok(());
             }
@@ -95,7 +103,9 @@ impl Drive {
             }
             Ok(Next::Retry(reason)) => reason,
             Err(error) if error.is_transient() => format!("waits for a lock: {error}"),
-            Err(error) if migration.state.is_before_switch() => return self.give_up(migration, error),
+            Err(error) if migration.state.is_before_switch() => {
+                return self.give_up(migration, error);
+            }
             // After the switch there is only forward.
             Err(error) => {
                 pgrx::log!("repart mover: migration {}: {error}", self.id);
@@ -130,7 +140,9 @@ impl Drive {
             return Ok(Next::Continue);
         }
         if migration.attempts > MAX_ATTEMPTS && migration.state.is_before_switch() {
-            return Err(Error::Internal(format!("given up after {MAX_ATTEMPTS} attempts without progress")));
+            return Err(Error::Internal(format!(
+                "given up after {MAX_ATTEMPTS} attempts without progress"
+            )));
         }
         match migration.state {
             State::Queued => to(&migration, State::Preparing),
@@ -150,7 +162,10 @@ impl Drive {
             lock_timeout_for_users();
             copy::batch(&job, &mut self.pace)
         })?;
-        if self.counted.is_none_or(|counted| counted.elapsed() > BACKLOG_INTERVAL) {
+        if self
+            .counted
+            .is_none_or(|counted| counted.elapsed() > BACKLOG_INTERVAL)
+        {
             self.counted = Some(Instant::now());
             txn::run(|| watch_backlog(&job.migration))?;
         }
@@ -230,12 +245,17 @@ fn behind(pending: i64, applied: i64) -> Next {
     if pending < applied {
         return Next::Continue;
     }
-    Next::Retry(format!("{pending} captured changes wait, written faster than applied"))
+    Next::Retry(format!(
+        "{pending} captured changes wait, written faster than applied"
+    ))
 }
 
 /// Locks on users' tables must not make users queue.
 fn lock_timeout_for_users() {
-    guc::set_for_transaction("lock_timeout", &settings::lock_timeout().as_millis().to_string());
+    guc::set_for_transaction(
+        "lock_timeout",
+        &settings::lock_timeout().as_millis().to_string(),
+    );
 }
 
 fn to(migration: &Migration, state: State) -> Result<Next> {
@@ -260,7 +280,10 @@ fn prepare(migration: Migration) -> Result<Next> {
 }
 
 fn finish_copy(job: &Job) -> Result<Next> {
-    background::report_active(&format!("building indexes of table \"{}\"", job.migration.relation_name));
+    background::report_active(&format!(
+        "building indexes of table \"{}\"",
+        job.migration.relation_name
+    ));
     if !job.migration.position.deduplicated {
         txn::run(|| index::deduplicate(job))?;
         return Ok(Next::Continue);
@@ -287,8 +310,18 @@ fn finish(migration: &Migration) -> Result<Next> {
     txn::run(|| {
         // Dropping a table with foreign keys locks the tables that they reference.
         lock_timeout_for_users();
-        let sources: Vec<_> = migration.spec.sources.iter().map(|source| source.relation()).collect();
-        let number = |key: &str| migration.predicted.as_ref().and_then(|predicted| predicted.get(key)?.as_f64());
+        let sources: Vec<_> = migration
+            .spec
+            .sources
+            .iter()
+            .map(|source| source.relation())
+            .collect();
+        let number = |key: &str| {
+            migration
+                .predicted
+                .as_ref()
+                .and_then(|predicted| predicted.get(key)?.as_f64())
+        };
         outcomes::record(&NewOutcome {
             migration: migration.id,
             kind: migration.kind.as_str().to_owned(),

@@ -24,7 +24,10 @@ pub fn deduplicate(job: &Job) -> Result<()> {
             role::as_owner(job.owner, || spi::execute(&sql))?;
         }
     }
-    let position = Position { deduplicated: true, ..job.migration.position.clone() };
+    let position = Position {
+        deduplicated: true,
+        ..job.migration.position.clone()
+    };
     journal::advance(&job.migration, &position, 0, 0, 0.0)
 }
 
@@ -56,12 +59,21 @@ fn build(job: &Job, n: usize, target: &Target, index: &Index, name: &str) -> Res
     let table = job.target_name(n);
     let tablespace = target.tablespace.as_deref().unwrap_or(&index.tablespace);
     guc::set_for_transaction("default_tablespace", tablespace);
-    let exclusion = index.constraint.as_ref().filter(|constraint| constraint.exclusion);
+    let exclusion = index
+        .constraint
+        .as_ref()
+        .filter(|constraint| constraint.exclusion);
     if let Some(constraint) = exclusion {
-        spi::execute(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} {}", constraint.definition))?;
+        spi::execute(&format!(
+            "ALTER TABLE {table} ADD CONSTRAINT {name} {}",
+            constraint.definition
+        ))?;
     } else {
         let unique = if index.unique { "UNIQUE " } else { "" };
-        spi::execute(&format!("CREATE {unique}INDEX {name} ON {table} USING {}", index.tail))?;
+        spi::execute(&format!(
+            "CREATE {unique}INDEX {name} ON {table} USING {}",
+            index.tail
+        ))?;
         if let Some(constraint) = &index.constraint {
             spi::execute(&format!(
                 "ALTER TABLE {table} ADD CONSTRAINT {name} {} USING INDEX {name}{}",
@@ -73,7 +85,9 @@ fn build(job: &Job, n: usize, target: &Target, index: &Index, name: &str) -> Res
         spi::execute(&format!("ALTER TABLE {table} CLUSTER ON {name}"))?;
     }
     if index.replica_identity {
-        spi::execute(&format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {name}"))?;
+        spi::execute(&format!(
+            "ALTER TABLE {table} REPLICA IDENTITY USING INDEX {name}"
+        ))?;
     }
     Ok(())
 }

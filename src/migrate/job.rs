@@ -45,7 +45,12 @@ impl Job {
 
     /// The relations of the sources.
     pub fn source_oids(&self) -> Vec<pg_sys::Oid> {
-        self.migration.spec.sources.iter().map(|source| source.relation()).collect()
+        self.migration
+            .spec
+            .sources
+            .iter()
+            .map(|source| source.relation())
+            .collect()
     }
 
     /// The source from which definitions are taken.
@@ -73,7 +78,9 @@ impl Job {
         if self.fingerprint()? == self.migration.position.fingerprint {
             return Ok(());
         }
-        Err(Error::DefinitionChanged(self.migration.relation_name.clone()))
+        Err(Error::DefinitionChanged(
+            self.migration.relation_name.clone(),
+        ))
     }
 
     /// `target` as SQL writes it.

@@ -66,16 +66,25 @@ pub fn retired(id: i64, source: usize) -> String {
 
 /// The name of a target once it is visible.
 pub fn public_target(migration: &Migration, index: usize, target: &Target) -> String {
-    target
-        .name
-        .clone()
-        .unwrap_or_else(|| joined(&migration.relation_name, &format!("_{}_{}", migration.id, index + 1)))
+    target.name.clone().unwrap_or_else(|| {
+        joined(
+            &migration.relation_name,
+            &format!("_{}_{}", migration.id, index + 1),
+        )
+    })
 }
 
 /// The name of a target's index once it is visible: as the source's, with the table's name replaced.
-pub fn public_index(source_table: &str, source_index: &str, target_table: &str, ordinal: usize) -> String {
+pub fn public_index(
+    source_table: &str,
+    source_index: &str,
+    target_table: &str,
+    ordinal: usize,
+) -> String {
     match source_index.strip_prefix(source_table) {
-        Some(rest) if target_table.len() + rest.len() <= MAX_NAME => format!("{target_table}{rest}"),
+        Some(rest) if target_table.len() + rest.len() <= MAX_NAME => {
+            format!("{target_table}{rest}")
+        }
         _ => joined(target_table, &format!("_{}_idx", ordinal + 1)),
     }
 }
@@ -101,7 +110,13 @@ mod tests {
 
     #[test]
     fn an_index_keeps_its_ending() {
-        assert_eq!(public_index("orders_0", "orders_0_pkey", "orders_7_1", 0), "orders_7_1_pkey");
-        assert_eq!(public_index("orders_0", "by_customer", "orders_7_1", 2), "orders_7_1_3_idx");
+        assert_eq!(
+            public_index("orders_0", "orders_0_pkey", "orders_7_1", 0),
+            "orders_7_1_pkey"
+        );
+        assert_eq!(
+            public_index("orders_0", "by_customer", "orders_7_1", 2),
+            "orders_7_1_3_idx"
+        );
     }
 }

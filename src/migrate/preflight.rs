@@ -36,7 +36,10 @@ pub fn check_spec(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
         });
         if !unchanged {
             return Err(Error::Missing {
-                what: format!("shard \"{}\" of table \"{name}\" no longer exists, or was changed", source.name),
+                what: format!(
+                    "shard \"{}\" of table \"{name}\" no longer exists, or was changed",
+                    source.name
+                ),
                 hint: "See SELECT * FROM repart.shards.".to_owned(),
             });
         }
@@ -52,7 +55,10 @@ pub fn check_spec(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
         });
     }
     for target in &spec.targets {
-        target.tablespace.as_deref().map_or(Ok(()), require_tablespace)?;
+        target
+            .tablespace
+            .as_deref()
+            .map_or(Ok(()), require_tablespace)?;
     }
     Ok(())
 }
@@ -80,7 +86,10 @@ fn refuse_dependents(source: &Source) -> Result<()> {
     match dependents {
         None => Ok(()),
         Some(detail) => Err(Error::Unsupported {
-            what: format!("shard \"{}\" cannot be replaced because other objects depend on it", source.name),
+            what: format!(
+                "shard \"{}\" cannot be replaced because other objects depend on it",
+                source.name
+            ),
             detail: format!("Dependent objects: {detail}."),
             hint: "Define them on the sharded table instead of on the shard.".to_owned(),
         }),
@@ -124,16 +133,24 @@ fn refuse_leaf_identity(source: &Source) -> Result<()> {
 }
 
 fn refuse_default_rows(table: &str, shards: &[shards::Shard]) -> Result<()> {
-    let Some(default) = shards.iter().find(|shard| shard.is_default) else { return Ok(()) };
+    let Some(default) = shards.iter().find(|shard| shard.is_default) else {
+        return Ok(());
+    };
     let partition = spi::quote_qualified_identifier(&default.schema, &default.name);
     let sql = format!("SELECT EXISTS (SELECT FROM {partition})");
-    let filled = role::as_owner(relation::owner(default.oid)?, || spi::query_value::<bool>(&sql, &[]))?;
+    let filled = role::as_owner(relation::owner(default.oid)?, || {
+        spi::query_value::<bool>(&sql, &[])
+    })?;
     if filled != Some(true) {
         return Ok(());
     }
     Err(Error::Unsupported {
-        what: format!("table \"{table}\" has rows in its DEFAULT partition \"{}\"", default.name),
-        detail: "PostgreSQL would scan them under an exclusive lock whenever a shard is attached.".to_owned(),
+        what: format!(
+            "table \"{table}\" has rows in its DEFAULT partition \"{}\"",
+            default.name
+        ),
+        detail: "PostgreSQL would scan them under an exclusive lock whenever a shard is attached."
+            .to_owned(),
         hint: "Move them into shards of their own first.".to_owned(),
     })
 }
@@ -148,7 +165,9 @@ fn refuse_inbound_foreign_keys(table: pg_sys::Oid, name: &str) -> Result<()> {
         None => Ok(()),
         Some(keys) => Err(Error::Unsupported {
             what: format!("table \"{name}\" is referenced by foreign keys"),
-            detail: format!("Foreign keys: {keys}. PostgreSQL refuses to detach a referenced partition."),
+            detail: format!(
+                "Foreign keys: {keys}. PostgreSQL refuses to detach a referenced partition."
+            ),
             hint: "Drop them before a migration; they are not supported yet.".to_owned(),
         }),
     }
@@ -162,9 +181,10 @@ fn refuse_publication_of_everything() -> Result<()> {
     match publication {
         None => Ok(()),
         Some(names) => Err(Error::Unsupported {
-            what: "a publication FOR ALL TABLES would publish the private tables of a migration".to_owned(),
+            what: "a publication FOR ALL TABLES would publish the private tables of a migration"
+                .to_owned(),
             detail: format!("Publications: {names}."),
-            hint: "Publish the tables by name, or by schema.".to_owned(),
+            hint: "Drop it; name tables that repart does not manage instead.".to_owned(),
         }),
     }
 }
@@ -184,8 +204,15 @@ fn require_tablespace(name: &str) -> Result<()> {
 }
 
 fn require_free_name(migration: &Migration, name: &str) -> Result<()> {
-    let Some(source) = migration.spec.sources.first() else { return Ok(()) };
-    if migration.spec.sources.iter().any(|source| source.name == name) {
+    let Some(source) = migration.spec.sources.first() else {
+        return Ok(());
+    };
+    if migration
+        .spec
+        .sources
+        .iter()
+        .any(|source| source.name == name)
+    {
         return Ok(());
     }
     let taken = spi::value::<bool>(

@@ -14,13 +14,19 @@ pub fn create(migration: Migration) -> Result<()> {
     clean::drop_private(&migration)?;
     preflight::check(&migration)?;
     let job = Job::load(migration)?;
-    let owner = spi::value::<String>("SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1", &[job.owner.into()])?
-        .unwrap_or_default();
+    let owner = spi::value::<String>(
+        "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1",
+        &[job.owner.into()],
+    )?
+    .unwrap_or_default();
     for (n, target) in job.targets() {
         create_target(&job, n, target, &owner)?;
     }
     capture::create(&job.migration, &job.identity, &owner)?;
-    let position = Position { fingerprint: job.fingerprint()?, ..Position::default() };
+    let position = Position {
+        fingerprint: job.fingerprint()?,
+        ..Position::default()
+    };
     crate::catalog::journal::restart_copy(&job.migration, &position)
 }
 
@@ -54,7 +60,10 @@ fn create_target(job: &Job, n: usize, target: &Target, owner: &str) -> Result<()
         names::BOUND_CONSTRAINT,
         job.belongs_to(target)
     ))?;
-    spi::execute(&format!("ALTER TABLE {table} OWNER TO {}", spi::quote_identifier(owner)))?;
+    spi::execute(&format!(
+        "ALTER TABLE {table} OWNER TO {}",
+        spi::quote_identifier(owner)
+    ))?;
     for statement in carried_statements(source, &table)? {
         spi::execute(&statement)?;
     }
@@ -127,9 +136,9 @@ fn carried_statements(source: pg_sys::Oid, table: &str) -> Result<Vec<String>> {
              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND coalesce(attstattarget, -1) >= 0
             UNION ALL
             SELECT 8, pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', $2, attname,
-                     pg_catalog.array_to_string(attoptions, ', '))
+                     (SELECT pg_catalog.string_agg(o, ', ') FROM pg_catalog.unnest(attoptions) o WHERE o LIKE 'n_distinct%'))
               FROM pg_catalog.pg_attribute
-             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attoptions IS NOT NULL) s
+             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attoptions::text LIKE '%n_distinct%') s
           ORDER BY n",
         &[source.into(), table.into()],
         |row| row.get(1),

@@ -34,22 +34,41 @@ pub struct Origin {
 pub fn split(shard: pg_sys::Oid, at: &[String]) -> Result<Wanted> {
     let (table, shard) = managed_shard(shard)?;
     if at.is_empty() {
-        return Err(invalid("at least one boundary is needed", "Give the keys at which to split."));
+        return Err(invalid(
+            "at least one boundary is needed",
+            "Give the keys at which to split.",
+        ));
     }
     let key = shards::key(table)?;
-    let at: Vec<String> = at.iter().map(|text| literal::normalize(key.type_oid, text)).collect::<Result<_>>()?;
+    let at: Vec<String> = at
+        .iter()
+        .map(|text| literal::normalize(key.type_oid, text))
+        .collect::<Result<_>>()?;
     require_inside(&key, &shard, &at)?;
     let mut edges = vec![shard.lower.clone()];
     edges.extend(at.into_iter().map(Some));
     edges.push(shard.upper.clone());
-    let targets = edges.windows(2).map(|pair| target(pair[0].clone(), pair[1].clone())).collect();
-    Ok(Wanted { kind: Kind::Split, table, spec: Spec { sources: vec![source(&shard)], targets } })
+    let targets = edges
+        .windows(2)
+        .map(|pair| target(pair[0].clone(), pair[1].clone()))
+        .collect();
+    Ok(Wanted {
+        kind: Kind::Split,
+        table,
+        spec: Spec {
+            sources: vec![source(&shard)],
+            targets,
+        },
+    })
 }
 
 /// Adjacent shards become one.
 pub fn merge(wanted: &[pg_sys::Oid]) -> Result<Wanted> {
     let Some(first) = wanted.first() else {
-        return Err(invalid("at least two shards are needed", "Give two or more neighbours."));
+        return Err(invalid(
+            "at least two shards are needed",
+            "Give two or more neighbours.",
+        ));
     };
     let (table, _) = managed_shard(*first)?;
     let mut unknown: Vec<pg_sys::Oid> = wanted.to_vec();
@@ -57,22 +76,35 @@ pub fn merge(wanted: &[pg_sys::Oid]) -> Result<Wanted> {
     sources.retain(|shard| !shard.is_default && wanted.contains(&shard.oid));
     unknown.retain(|oid| !sources.iter().any(|shard| shard.oid == *oid));
     if let Some(stranger) = unknown.first() {
-        let (stranger, table) = (relation::display_name(*stranger)?, relation::display_name(table)?);
+        let (stranger, table) = (
+            relation::display_name(*stranger)?,
+            relation::display_name(table)?,
+        );
         return Err(invalid(
             &format!("\"{stranger}\" is not a shard of table \"{table}\""),
             "Shards of one table can be merged. See SELECT * FROM repart.shards.",
         ));
     }
     if sources.len() < 2 {
-        return Err(invalid("at least two different shards are needed", "Give two or more neighbours."));
+        return Err(invalid(
+            "at least two different shards are needed",
+            "Give two or more neighbours.",
+        ));
     }
     for pair in sources.windows(2) {
         require_adjacent(&pair[0], &pair[1])?;
     }
     let lower = sources.first().and_then(|shard| shard.lower.clone());
     let upper = sources.last().and_then(|shard| shard.upper.clone());
-    let spec = Spec { sources: sources.iter().map(source).collect(), targets: vec![target(lower, upper)] };
-    Ok(Wanted { kind: Kind::Merge, table, spec })
+    let spec = Spec {
+        sources: sources.iter().map(source).collect(),
+        targets: vec![target(lower, upper)],
+    };
+    Ok(Wanted {
+        kind: Kind::Merge,
+        table,
+        spec,
+    })
 }
 
 /// The boundary between two neighbours moves.
@@ -81,27 +113,51 @@ pub fn shift(lower: pg_sys::Oid, upper: pg_sys::Oid, boundary: &str) -> Result<W
     let (other, high) = managed_shard(upper)?;
     if table != other {
         return Err(invalid(
-            &format!("\"{}\" and \"{}\" are shards of different tables", low.name, high.name),
+            &format!(
+                "\"{}\" and \"{}\" are shards of different tables",
+                low.name, high.name
+            ),
             "See SELECT * FROM repart.shards.",
         ));
     }
     require_adjacent(&low, &high)?;
     let key = shards::key(table)?;
     let boundary = literal::normalize(key.type_oid, boundary)?;
-    let both = Shard { lower: low.lower.clone(), upper: high.upper.clone(), ..low.clone() };
+    let both = Shard {
+        lower: low.lower.clone(),
+        upper: high.upper.clone(),
+        ..low.clone()
+    };
     require_inside(&key, &both, std::slice::from_ref(&boundary))?;
     if low.upper.as_ref() == Some(&boundary) {
         return Err(invalid(
-            &format!("the boundary between \"{}\" and \"{}\" is {boundary} already", low.name, high.name),
+            &format!(
+                "the boundary between \"{}\" and \"{}\" is {boundary} already",
+                low.name, high.name
+            ),
             "Give another key.",
         ));
     }
-    let targets = vec![target(low.lower.clone(), Some(boundary.clone())), target(Some(boundary), high.upper.clone())];
-    Ok(Wanted { kind: Kind::Shift, table, spec: Spec { sources: vec![source(&low), source(&high)], targets } })
+    let targets = vec![
+        target(low.lower.clone(), Some(boundary.clone())),
+        target(Some(boundary), high.upper.clone()),
+    ];
+    Ok(Wanted {
+        kind: Kind::Shift,
+        table,
+        spec: Spec {
+            sources: vec![source(&low), source(&high)],
+            targets,
+        },
+    })
 }
 
 /// A shard changes its tablespace.
-pub fn relocate(shard: pg_sys::Oid, node: Option<&str>, tablespace: Option<&str>) -> Result<Wanted> {
+pub fn relocate(
+    shard: pg_sys::Oid,
+    node: Option<&str>,
+    tablespace: Option<&str>,
+) -> Result<Wanted> {
     let (table, shard) = managed_shard(shard)?;
     if node.is_some_and(|node| node != "local") {
         return Err(Error::Unsupported {
@@ -111,12 +167,18 @@ pub fn relocate(shard: pg_sys::Oid, node: Option<&str>, tablespace: Option<&str>
         });
     }
     let Some(tablespace) = tablespace else {
-        return Err(invalid("no place to move to is given", "Give a tablespace: repart_move(shard, tablespace => 'name')."));
+        return Err(invalid(
+            "no place to move to is given",
+            "Give a tablespace: repart_move(shard, tablespace => 'name').",
+        ));
     };
     let default = default_tablespace()?;
     if shard.tablespace.as_deref().unwrap_or(&default) == tablespace {
         return Err(invalid(
-            &format!("shard \"{}\" is in tablespace \"{tablespace}\" already", shard.name),
+            &format!(
+                "shard \"{}\" is in tablespace \"{tablespace}\" already",
+                shard.name
+            ),
             "See SELECT * FROM repart.shards.",
         ));
     }
@@ -127,8 +189,15 @@ pub fn relocate(shard: pg_sys::Oid, node: Option<&str>, tablespace: Option<&str>
         upper: shard.upper.clone(),
         tablespace: Some(tablespace.to_owned()),
     };
-    let spec = Spec { sources: vec![source(&shard)], targets: vec![moved] };
-    Ok(Wanted { kind: Kind::Move, table, spec })
+    let spec = Spec {
+        sources: vec![source(&shard)],
+        targets: vec![moved],
+    };
+    Ok(Wanted {
+        kind: Kind::Move,
+        table,
+        spec,
+    })
 }
 
 /// Checks the migration and writes it to the journal; the caller's rights included. Workers are woken
@@ -136,15 +205,23 @@ pub fn relocate(shard: pg_sys::Oid, node: Option<&str>, tablespace: Option<&str>
 pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
     preload::require("migrating")?;
     relation::require_owner(wanted.table)?;
-    let caller = spi::value::<String>("SELECT pg_catalog.pg_get_userbyid($1)::text", &[role::current().into()])?;
+    let caller = spi::value::<String>(
+        "SELECT pg_catalog.pg_get_userbyid($1)::text",
+        &[role::current().into()],
+    )?;
     let id = role::as_superuser(|| {
         // Also lets one request for a table at a time through, so that two cannot take the same shard.
         tables::hold_alone(wanted.table)?;
         let shards: Vec<pg_sys::Oid> = wanted.spec.sources.iter().map(Source::relation).collect();
         if let Some(other) = journal::conflicting(&shards)? {
             return Err(Error::InUse {
-                what: format!("migration {other} is using a shard of table \"{}\"", relation::display_name(wanted.table)?),
-                hint: format!("Wait for it with SELECT repart_wait({other}), or cancel it with SELECT repart_cancel({other})."),
+                what: format!(
+                    "migration {other} is using a shard of table \"{}\"",
+                    relation::display_name(wanted.table)?
+                ),
+                hint: format!(
+                    "Wait for it with SELECT repart_wait({other}), or cancel it with SELECT repart_cancel({other})."
+                ),
             });
         }
         preflight::check_spec(wanted.table, &wanted.spec)?;
@@ -188,11 +265,19 @@ fn source(shard: &Shard) -> Source {
 }
 
 fn target(lower: Option<String>, upper: Option<String>) -> Target {
-    Target { name: None, lower, upper, tablespace: None }
+    Target {
+        name: None,
+        lower,
+        upper,
+        tablespace: None,
+    }
 }
 
 fn invalid(what: &str, hint: &str) -> Error {
-    Error::InvalidParameter { what: what.to_owned(), hint: hint.to_owned() }
+    Error::InvalidParameter {
+        what: what.to_owned(),
+        hint: hint.to_owned(),
+    }
 }
 
 /// Boundaries must ascend and lie strictly inside the shard; PostgreSQL compares them, as the key's type does.
@@ -201,10 +286,19 @@ fn require_inside(key: &ShardKey, shard: &Shard, at: &[String]) -> Result<()> {
     edges.extend(at);
     edges.extend(&shard.upper);
     for pair in edges.windows(2) {
-        let value = |literal: &str| format!("({}::{}{})", spi::quote_literal(literal), key.type_name, key.collate);
+        let value = |literal: &str| {
+            format!(
+                "({}::{}{})",
+                spi::quote_literal(literal),
+                key.type_name,
+                key.collate
+            )
+        };
         let sql = format!("SELECT {} < {}", value(pair[0]), value(pair[1]));
         if spi::query_value::<bool>(&sql, &[])? != Some(true) {
-            let end = |bound: &Option<String>, open: &str| bound.clone().unwrap_or_else(|| open.to_owned());
+            let end = |bound: &Option<String>, open: &str| {
+                bound.clone().unwrap_or_else(|| open.to_owned())
+            };
             return Err(invalid(
                 &format!("boundaries {} and {} do not ascend", pair[0], pair[1]),
                 &format!(
@@ -223,7 +317,10 @@ fn require_adjacent(lower: &Shard, upper: &Shard) -> Result<()> {
         return Ok(());
     }
     Err(invalid(
-        &format!("shards \"{}\" and \"{}\" are not neighbours", lower.name, upper.name),
+        &format!(
+            "shards \"{}\" and \"{}\" are not neighbours",
+            lower.name, upper.name
+        ),
         "The upper end of the first must be the lower end of the second. See SELECT * FROM repart.shards.",
     ))
 }

@@ -30,25 +30,60 @@ pub enum State {
     Failed,
 }
 
-use State::{Cancelled, CatchingUp, Cleaning, Copying, CuttingOver, Done, Failed, Preparing, Queued, Verifying};
+use State::{
+    Cancelled, CatchingUp, Cleaning, Copying, CuttingOver, Done, Failed, Preparing, Queued,
+    Verifying,
+};
 
 /// Every transition there is, and what must hold when it is made.
 pub const TRANSITIONS: &[(State, State, &str)] = &[
     (Queued, Preparing, "a mover took it up"),
-    (Preparing, Copying, "targets, log and triggers exist and are committed: every later change is captured"),
-    (Copying, CatchingUp, "all rows that existed when capture began are copied once; targets have their indexes"),
+    (
+        Preparing,
+        Copying,
+        "targets, log and triggers exist and are committed: every later change is captured",
+    ),
+    (
+        Copying,
+        CatchingUp,
+        "all rows that existed when capture began are copied once; targets have their indexes",
+    ),
     (CatchingUp, Verifying, "few captured changes are left"),
-    (Verifying, CuttingOver, "sources and targets are equal but for captured changes"),
-    (CuttingOver, Cleaning, "the switch is committed: from here on there is no way back"),
-    (Cleaning, Done, "sources, log and trigger function are dropped"),
+    (
+        Verifying,
+        CuttingOver,
+        "sources and targets are equal but for captured changes",
+    ),
+    (
+        CuttingOver,
+        Cleaning,
+        "the switch is committed: from here on there is no way back",
+    ),
+    (
+        Cleaning,
+        Done,
+        "sources, log and trigger function are dropped",
+    ),
     (Queued, Cancelled, "nothing was made yet"),
-    (Preparing, Cancelled, "everything made is dropped in the same transaction"),
+    (
+        Preparing,
+        Cancelled,
+        "everything made is dropped in the same transaction",
+    ),
     (Copying, Cancelled, "as above"),
     (CatchingUp, Cancelled, "as above"),
     (Verifying, Cancelled, "as above"),
-    (CuttingOver, Cancelled, "as above; the switch is not committed"),
+    (
+        CuttingOver,
+        Cancelled,
+        "as above; the switch is not committed",
+    ),
     (Queued, Failed, "its table or shards are gone"),
-    (Preparing, Failed, "everything made is dropped in the same transaction"),
+    (
+        Preparing,
+        Failed,
+        "everything made is dropped in the same transaction",
+    ),
     (Copying, Failed, "as above"),
     (CatchingUp, Failed, "as above"),
     (Verifying, Failed, "as above"),
@@ -71,7 +106,10 @@ const NAMES: &[(State, &str)] = &[
 impl State {
     /// Its name in the journal and in `repart.migrations`.
     pub fn as_str(self) -> &'static str {
-        NAMES.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
+        NAMES
+            .iter()
+            .find(|(state, _)| *state == self)
+            .map_or("", |(_, name)| name)
     }
 
     /// Whether nothing more will happen.
@@ -86,10 +124,15 @@ impl State {
 
     /// Fails unless the table has the transition.
     pub fn require_transition(self, to: Self) -> Result<()> {
-        if TRANSITIONS.iter().any(|(from, target, _)| *from == self && *target == to) {
+        if TRANSITIONS
+            .iter()
+            .any(|(from, target, _)| *from == self && *target == to)
+        {
             return Ok(());
         }
-        Err(Error::Internal(format!("no transition from {self} to {to}")))
+        Err(Error::Internal(format!(
+            "no transition from {self} to {to}"
+        )))
     }
 }
 
@@ -126,7 +169,10 @@ mod tests {
     #[test]
     fn final_states_have_no_way_out_and_others_have_one() {
         for (state, name) in NAMES {
-            let ways = TRANSITIONS.iter().filter(|(from, ..)| from == state).count();
+            let ways = TRANSITIONS
+                .iter()
+                .filter(|(from, ..)| from == state)
+                .count();
             assert_eq!(ways == 0, state.is_final(), "{name}");
         }
     }
@@ -135,7 +181,11 @@ mod tests {
     fn every_state_before_the_switch_can_be_cancelled_and_can_fail_and_no_later_one() {
         for (state, name) in NAMES.iter().filter(|(state, _)| !state.is_final()) {
             for end in [Cancelled, Failed] {
-                assert_eq!(state.require_transition(end).is_ok(), state.is_before_switch(), "{name}");
+                assert_eq!(
+                    state.require_transition(end).is_ok(),
+                    state.is_before_switch(),
+                    "{name}"
+                );
             }
         }
     }

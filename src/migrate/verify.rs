@@ -38,7 +38,10 @@ pub fn all(job: &Job, mut between: impl FnMut() -> Result<()>) -> Result<bool> {
         loop {
             background::check_for_interrupts();
             let upper = txn::run(|| next_boundary(job, n, target, lower.as_deref()))?;
-            let range = Range { lower, upper: upper.clone().or_else(|| target.upper.clone()) };
+            let range = Range {
+                lower,
+                upper: upper.clone().or_else(|| target.upper.clone()),
+            };
             if !verify_range(job, n, &range)? {
                 return Ok(false);
             }
@@ -58,9 +61,14 @@ fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
             if capture::truncated(&job.migration)? {
                 return Ok(None);
             }
-            Ok(Some((source_sums(job, range)?, target_sums(job, n, range)?)))
+            Ok(Some((
+                source_sums(job, range)?,
+                target_sums(job, n, range)?,
+            )))
         })?;
-        let Some((source, target)) = compared else { return Ok(false) };
+        let Some((source, target)) = compared else {
+            return Ok(false);
+        };
         if source == target {
             return Ok(true);
         }
@@ -68,7 +76,13 @@ fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
         if attempt == 1 {
             return Err(Error::VerificationFailed(message));
         }
-        txn::run(|| journal::event("warning", Some(&job.migration), &format!("{message}; copying the range again")))?;
+        txn::run(|| {
+            journal::event(
+                "warning",
+                Some(&job.migration),
+                &format!("{message}; copying the range again"),
+            )
+        })?;
         txn::run_at(Isolation::RepeatableRead, || copy_again(job, n, range))?;
     }
     Ok(true)
@@ -88,7 +102,12 @@ fn difference(job: &Job, range: &Range, source: &Sums, target: &Sums) -> String 
 }
 
 /// The key that ends a range of some [`RANGE_ROWS`] rows from `lower` on; `None` where the rest is short.
-fn next_boundary(job: &Job, n: usize, target: &Target, lower: Option<&str>) -> Result<Option<String>> {
+fn next_boundary(
+    job: &Job,
+    n: usize,
+    target: &Target,
+    lower: Option<&str>,
+) -> Result<Option<String>> {
     if !has_key_index(job)? {
         // Every range would scan the whole target.
         return Ok(None);
@@ -119,8 +138,13 @@ fn target_sums(job: &Job, n: usize, range: &Range) -> Result<Sums> {
 }
 
 fn source_sums(job: &Job, range: &Range) -> Result<Sums> {
-    let parts: Result<Vec<String>> =
-        job.migration.spec.sources.iter().map(|source| unlogged_rows(job, &source.qualified(), range)).collect();
+    let parts: Result<Vec<String>> = job
+        .migration
+        .spec
+        .sources
+        .iter()
+        .map(|source| unlogged_rows(job, &source.qualified(), range))
+        .collect();
     sums(job, &parts?.join(" UNION ALL "))
 }
 
@@ -146,16 +170,26 @@ fn sums(job: &Job, rows: &str) -> Result<Sums> {
            FROM ({rows}) x"
     );
     role::as_owner(job.owner, || {
-        spi::select_first(&sql, &[], |row| Ok(Sums { rows: row.get(1)?, low: row.get(2)?, high: row.get(3)? }))
+        spi::select_first(&sql, &[], |row| {
+            Ok(Sums {
+                rows: row.get(1)?,
+                low: row.get(2)?,
+                high: row.get(3)?,
+            })
+        })
     })?
     .ok_or_else(|| Error::Internal("an aggregate without a row".to_owned()))
 }
 
 fn copy_again(job: &Job, n: usize, range: &Range) -> Result<()> {
     let columns = job.writable_columns()?;
-    let condition = definition::range_condition(&job.key, range.lower.as_deref(), range.upper.as_deref());
+    let condition =
+        definition::range_condition(&job.key, range.lower.as_deref(), range.upper.as_deref());
     role::as_owner(job.owner, || {
-        spi::execute(&format!("DELETE FROM ONLY {} WHERE {condition}", job.target_name(n)))?;
+        spi::execute(&format!(
+            "DELETE FROM ONLY {} WHERE {condition}",
+            job.target_name(n)
+        ))?;
         for source in &job.migration.spec.sources {
             spi::execute(&format!(
                 "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM ONLY {} WHERE {condition}",
@@ -180,9 +214,21 @@ pub fn apply_and_compare_last(job: &Job) -> Result<()> {
         let matches = capture::key_matches(&job.identity, "t", "l");
         format!("SELECT {columns} AS r FROM {keys} l JOIN ONLY {table} t ON {matches}")
     };
-    let sources: Vec<String> = job.migration.spec.sources.iter().map(|source| rows(&source.qualified())).collect();
-    let targets: Vec<String> = job.targets().map(|(n, _)| rows(&job.target_name(n))).collect();
-    let (source, target) = (sums(job, &sources.join(" UNION ALL "))?, sums(job, &targets.join(" UNION ALL "))?);
+    let sources: Vec<String> = job
+        .migration
+        .spec
+        .sources
+        .iter()
+        .map(|source| rows(&source.qualified()))
+        .collect();
+    let targets: Vec<String> = job
+        .targets()
+        .map(|(n, _)| rows(&job.target_name(n)))
+        .collect();
+    let (source, target) = (
+        sums(job, &sources.join(" UNION ALL "))?,
+        sums(job, &targets.join(" UNION ALL "))?,
+    );
     if source == target {
         return Ok(());
     }

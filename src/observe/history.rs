@@ -54,7 +54,14 @@ impl Metric {
             Self::Load => stored.reads.iter().zip(&stored.writes).map(value).collect(),
         };
         let spans = stored.at.iter().zip(&stored.seconds);
-        spans.zip(values).map(|((at, seconds), value)| Sample { at: *at, seconds: *seconds, value }).collect()
+        spans
+            .zip(values)
+            .map(|((at, seconds), value)| Sample {
+                at: *at,
+                seconds: *seconds,
+                value,
+            })
+            .collect()
     }
 }
 
@@ -73,24 +80,46 @@ impl History {
 
     /// The samples of a shard up to `until`. What was made before counts as it was then, so that a shard
     /// that kept its table when it was split can be its own ancestor.
-    fn joined(&self, shard: pg_sys::Oid, until: i64, metric: Metric, generations: usize) -> Vec<Sample> {
-        let own = self.stored.get(&shard).map(|stored| metric.samples(stored)).unwrap_or_default();
+    fn joined(
+        &self,
+        shard: pg_sys::Oid,
+        until: i64,
+        metric: Metric,
+        generations: usize,
+    ) -> Vec<Sample> {
+        let own = self
+            .stored
+            .get(&shard)
+            .map(|stored| metric.samples(stored))
+            .unwrap_or_default();
         let (born_at, parents) = self.birth(shard, until);
         if parents.is_empty() || generations == 0 {
             return own;
         }
         let inherited: Vec<(f64, Vec<Sample>)> = parents
             .iter()
-            .map(|link| (link.share, self.joined(link.ancestor, born_at, metric, generations - 1)))
+            .map(|link| {
+                (
+                    link.share,
+                    self.joined(link.ancestor, born_at, metric, generations - 1),
+                )
+            })
             .collect();
-        let borrowed: Vec<(f64, &[Sample])> = inherited.iter().map(|(share, past)| (*share, past.as_slice())).collect();
+        let borrowed: Vec<(f64, &[Sample])> = inherited
+            .iter()
+            .map(|(share, past)| (*share, past.as_slice()))
+            .collect();
         series::inherit(&own, &borrowed, born_at)
     }
 
     /// When the shard was last made before `until`, and of what.
     fn birth(&self, shard: pg_sys::Oid, until: i64) -> (i64, Vec<Link>) {
-        let links: Vec<Link> =
-            self.links.iter().copied().filter(|link| link.shard == shard && link.at < until).collect();
+        let links: Vec<Link> = self
+            .links
+            .iter()
+            .copied()
+            .filter(|link| link.shard == shard && link.at < until)
+            .collect();
         let born_at = links.iter().map(|link| link.at).max().unwrap_or(i64::MIN);
         let of_birth = |link: &Link| link.at > born_at.saturating_sub(ONE_MIGRATION);
         (born_at, links.into_iter().filter(of_birth).collect())
@@ -109,7 +138,11 @@ pub fn of_family(shard: pg_sys::Oid, mut links: Vec<Link>, since: i64) -> Result
     links.retain(|link| family.contains(&link.shard));
     let members: Vec<pg_sys::Oid> = family.into_iter().collect();
     let stored = samples::of(&members, since)?.into_iter().collect();
-    Ok(History { shard, links, stored })
+    Ok(History {
+        shard,
+        links,
+        stored,
+    })
 }
 
 /// A shard and its ancestors.

@@ -17,11 +17,14 @@ const GAP: f64 = 3.0;
 /// one counts. The span that each speaks of is the time since the one before, the usual spacing where
 /// that is a gap, or `repart.sample_interval` where there is only one.
 pub fn read(shard: pg_sys::Oid, json: &Value) -> Result<Vec<NewSample>> {
-    let elements = json.as_array().ok_or_else(|| invalid("samples must be a JSON array".to_owned()))?;
+    let elements = json
+        .as_array()
+        .ok_or_else(|| invalid("samples must be a JSON array".to_owned()))?;
     let now = time::now();
     let mut samples = BTreeMap::new();
     for (index, element) in elements.iter().enumerate() {
-        let sample = read_one(shard, element, now).map_err(|what| invalid(format!("element {index}: {what}")))?;
+        let sample = read_one(shard, element, now)
+            .map_err(|what| invalid(format!("element {index}: {what}")))?;
         samples.insert(sample.at, sample);
     }
     let mut samples: Vec<NewSample> = samples.into_values().collect();
@@ -31,11 +34,18 @@ pub fn read(shard: pg_sys::Oid, json: &Value) -> Result<Vec<NewSample>> {
 
 fn invalid(what: String) -> Error {
     let form = r#"[{"at": "2030-01-01 00:00:00+00", "reads": 10.5, "writes": 0, "bytes": 81920}]"#;
-    Error::InvalidParameter { what, hint: format!("Give rates per second in the form {form}.") }
+    Error::InvalidParameter {
+        what,
+        hint: format!("Give rates per second in the form {form}."),
+    }
 }
 
 /// The message of an error does not say which element it is; the caller does.
-fn read_one(shard: pg_sys::Oid, element: &Value, now: i64) -> std::result::Result<NewSample, String> {
+fn read_one(
+    shard: pg_sys::Oid,
+    element: &Value,
+    now: i64,
+) -> std::result::Result<NewSample, String> {
     let object = element.as_object().ok_or("not a JSON object")?;
     let at = at(object)?;
     if at > now {
@@ -58,12 +68,20 @@ fn at(object: &Map<String, Value>) -> std::result::Result<i64, String> {
         None | Some(Value::Null) => Err("\"at\" is missing".to_owned()),
         Some(Value::String(text)) => {
             let time = time::parse(text).ok_or_else(|| unreadable(&Value::String(text.clone())))?;
-            if time == i64::MIN || time == i64::MAX { Err("\"at\" is infinite".to_owned()) } else { Ok(time) }
+            if time == i64::MIN || time == i64::MAX {
+                Err("\"at\" is infinite".to_owned())
+            } else {
+                Ok(time)
+            }
         }
         // Seconds since the Unix epoch, as Prometheus exports them.
         Some(value @ Value::Number(number)) => {
             let micros = number.as_f64().unwrap_or(f64::NAN) * time::SECOND as f64;
-            if (0.0..1e17).contains(&micros) { Ok(micros as i64) } else { Err(unreadable(value)) }
+            if (0.0..1e17).contains(&micros) {
+                Ok(micros as i64)
+            } else {
+                Err(unreadable(value))
+            }
         }
         Some(value) => Err(unreadable(value)),
     }
@@ -74,11 +92,17 @@ fn rate(object: &Map<String, Value>, name: &str) -> std::result::Result<f64, Str
         None | Some(Value::Null) => return Err(format!("\"{name}\" is missing")),
         Some(value) => value,
     };
-    let number = value.as_f64().ok_or_else(|| format!("\"{name}\" is not a number: {value}"))?;
+    let number = value
+        .as_f64()
+        .ok_or_else(|| format!("\"{name}\" is not a number: {value}"))?;
     if !number.is_finite() {
         return Err(format!("\"{name}\" is too large"));
     }
-    if number < 0.0 { Err(format!("\"{name}\" is negative: {value}")) } else { Ok(number) }
+    if number < 0.0 {
+        Err(format!("\"{name}\" is negative: {value}"))
+    } else {
+        Ok(number)
+    }
 }
 
 fn set_spans(samples: &mut [NewSample]) {
@@ -88,7 +112,10 @@ fn set_spans(samples: &mut [NewSample]) {
         .collect();
     let since_previous = spacings.clone();
     spacings.sort_by(f64::total_cmp);
-    let usual = spacings.get(spacings.len() / 2).copied().unwrap_or(settings::sample_interval().as_secs_f64());
+    let usual = spacings
+        .get(spacings.len() / 2)
+        .copied()
+        .unwrap_or(settings::sample_interval().as_secs_f64());
     let spans = std::iter::once(usual).chain(since_previous);
     for (sample, span) in samples.iter_mut().zip(spans) {
         sample.seconds = if span > GAP * usual { usual } else { span };

@@ -17,7 +17,11 @@ use crate::error::Result;
 /// What a forecast is made of is averaged over longer steps, so that this is not smoothed here.
 pub fn sample() -> Result<usize> {
     let readings = samples::readings()?;
-    let new: Vec<NewSample> = readings.iter().filter(|reading| !reading.migrating).filter_map(rates).collect();
+    let new: Vec<NewSample> = readings
+        .iter()
+        .filter(|reading| !reading.migrating)
+        .filter_map(rates)
+        .collect();
     samples::insert(&new)?;
     samples::store_counters(&readings)?;
     Ok(readings.len())

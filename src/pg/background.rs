@@ -52,7 +52,12 @@ pub fn pause(timeout: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: the latch of this process; interrupts are served right after.
     unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
     check_for_interrupts();
@@ -139,13 +144,19 @@ pub fn cancel_statement(pid: i32) {
 /// The text that this worker was started with.
 pub fn my_argument() -> String {
     // SAFETY: PostgreSQL sets the entry before it calls a worker; the text ends with NUL (see `start`).
-    unsafe { CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()).to_string_lossy().into_owned() }
+    unsafe {
+        CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr())
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 /// Starts a dynamic worker of ours, that is never restarted by the postmaster: whoever started it decides.
 pub fn start(kind: &str, function: &str, argument: &str) -> Result<()> {
     if argument.len() > 127 || kind.len() > 95 {
-        return Err(Error::Internal(format!("worker argument \"{argument}\" is too long")));
+        return Err(Error::Internal(format!(
+            "worker argument \"{argument}\" is too long"
+        )));
     }
     BackgroundWorkerBuilder::new(kind)
         .set_type(kind)
@@ -158,6 +169,7 @@ pub fn start(kind: &str, function: &str, argument: &str) -> Result<()> {
         .map(|_| ())
         .map_err(|_| Error::Prerequisite {
             what: format!("could not start a {kind}: no free worker process"),
-            hint: "Raise max_worker_processes in postgresql.conf and restart the server.".to_owned(),
+            hint: "Raise max_worker_processes in postgresql.conf and restart the server."
+                .to_owned(),
         })
 }

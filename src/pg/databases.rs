@@ -13,7 +13,8 @@ pub fn connectable() -> Result<Vec<pg_sys::Oid>> {
         // SAFETY: the catalog is opened, scanned and closed inside one transaction, under AccessShareLock;
         // tuples of pg_database have the layout of FormData_pg_database and stay valid until the next one.
         unsafe {
-            let catalog = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+            let catalog =
+                pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
             let scan = pg_sys::table_beginscan_catalog(catalog, 0, std::ptr::null_mut());
             loop {
                 let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);

@@ -12,7 +12,9 @@ pub fn reserve_prefix(prefix: &'static CStr) {
 
 /// Sets a setting of this session, as a superuser's `SET` would. For workers: their session is ours.
 pub fn set(name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return;
+    };
     // SAFETY: both strings are valid for the call; PostgreSQL copies them. Errors unwind as usual.
     unsafe {
         pg_sys::SetConfigOption(
@@ -38,12 +40,18 @@ pub fn reload_if_asked() -> bool {
 }
 
 /// Settings on which the text form of a value depends, and the values under which it always reads the same.
-pub const TRANSMISSION_MODES: [(&str, &str); 4] =
-    [("datestyle", "ISO"), ("intervalstyle", "postgres"), ("extra_float_digits", "3"), ("timezone", "UTC")];
+pub const TRANSMISSION_MODES: [(&str, &str); 4] = [
+    ("datestyle", "ISO"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("timezone", "UTC"),
+];
 
 /// Runs `body` with the output formats that PostgreSQL itself uses between servers, so that a literal
 /// written under one session's settings reads the same under another's.
-pub fn with_transmission_modes<T>(body: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
+pub fn with_transmission_modes<T>(
+    body: impl FnOnce() -> crate::error::Result<T>,
+) -> crate::error::Result<T> {
     with_settings(&TRANSMISSION_MODES, body)
 }
 
@@ -64,7 +72,9 @@ pub fn with_settings<T>(
 }
 
 fn set_local(name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return;
+    };
     // SAFETY: valid strings; GUC_ACTION_SAVE restores the value at the end of the nest level.
     unsafe {
         pg_sys::set_config_option(
@@ -82,7 +92,9 @@ fn set_local(name: &str, value: &str) {
 
 /// Sets a setting until the end of the transaction, as a superuser's `SET LOCAL` would. For workers.
 pub fn set_for_transaction(name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else { return };
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return;
+    };
     // SAFETY: valid strings; GUC_ACTION_LOCAL restores the value when the transaction ends.
     unsafe {
         pg_sys::set_config_option(

@@ -24,7 +24,10 @@ impl JsonText {
         let argument = [element.datum().into_datum()];
         // SAFETY: the output function of the argument's type, jsonb, as declared above.
         let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &argument) };
-        Self(text.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default())
+        Self(
+            text.map(|text| text.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        )
     }
 }
 

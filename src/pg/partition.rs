@@ -12,8 +12,11 @@ pub fn bound_order(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
         let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
         let count = usize::try_from((*descriptor).nparts).unwrap_or(0);
-        let order =
-            if count == 0 { Vec::new() } else { std::slice::from_raw_parts((*descriptor).oids, count).to_vec() };
+        let order = if count == 0 {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts((*descriptor).oids, count).to_vec()
+        };
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         order
     };

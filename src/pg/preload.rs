@@ -31,6 +31,7 @@ pub fn require(what: &str) -> Result<()> {
     }
     Err(Error::Prerequisite {
         what: format!("{what} needs the library repart to be preloaded"),
-        hint: "Add shared_preload_libraries = 'repart' to postgresql.conf and restart the server.".to_owned(),
+        hint: "Add shared_preload_libraries = 'repart' to postgresql.conf and restart the server."
+            .to_owned(),
     })
 }

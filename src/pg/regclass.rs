@@ -28,7 +28,11 @@ impl From<pg_sys::Oid> for Regclass {
 }
 
 impl FromDatum for Regclass {
-    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, typoid: pg_sys::Oid) -> Option<Self> {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        typoid: pg_sys::Oid,
+    ) -> Option<Self> {
         // SAFETY: regclass is stored as oid is; the caller vouches for the datum.
         unsafe { pg_sys::Oid::from_polymorphic_datum(datum, is_null, typoid) }.map(Self)
     }

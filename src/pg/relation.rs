@@ -18,19 +18,29 @@ pub fn name(relation: pg_sys::Oid) -> Result<String> {
 
 /// The name of a relation as errors and notices show it: unqualified where it is visible.
 pub fn display_name(relation: pg_sys::Oid) -> Result<String> {
-    let name = spi::value::<String>("SELECT relname::text FROM pg_catalog.pg_class WHERE oid = $1", &[relation.into()])?;
+    let name = spi::value::<String>(
+        "SELECT relname::text FROM pg_catalog.pg_class WHERE oid = $1",
+        &[relation.into()],
+    )?;
     Ok(name.unwrap_or_else(|| relation.to_u32().to_string()))
 }
 
 /// Its owner.
 pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
-    spi::value("SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1", &[relation.into()])?
-        .ok_or_else(|| missing(relation))
+    spi::value(
+        "SELECT relowner FROM pg_catalog.pg_class WHERE oid = $1",
+        &[relation.into()],
+    )?
+    .ok_or_else(|| missing(relation))
 }
 
 /// Fails unless the current role owns the relation, or its owner's role.
 pub fn require_owner(relation: pg_sys::Oid) -> Result<()> {
-    if role::can_act_for(owner(relation)?) { Ok(()) } else { Err(Error::NotOwner(display_name(relation)?)) }
+    if role::can_act_for(owner(relation)?) {
+        Ok(())
+    } else {
+        Err(Error::NotOwner(display_name(relation)?))
+    }
 }
 
 fn missing(relation: pg_sys::Oid) -> Error {

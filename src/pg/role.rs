@@ -19,7 +19,11 @@ pub fn can_act_for(role: pg_sys::Oid) -> bool {
 
 /// Runs `body` as a superuser, for repart's own tables, once the caller's rights were checked.
 pub fn as_superuser<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    switched(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
+    switched(
+        pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+        pg_sys::SECURITY_LOCAL_USERID_CHANGE,
+        body,
+    )
 }
 
 /// Runs `body` as the owner of a table. `FORCE ROW LEVEL SECURITY` does not apply, as for foreign key

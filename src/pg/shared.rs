@@ -65,13 +65,25 @@ pub struct Workers {
     pub movers: [Mover; MAX_MOVERS],
 }
 
-const NO_DATABASE: Database =
-    Database { oid: pg_sys::InvalidOid, presence: Presence::Unknown, pid: 0, asked_at: 0 };
-const NO_MOVER: Mover = Mover { database: pg_sys::InvalidOid, migration: 0, pid: 0, asked_at: 0 };
+const NO_DATABASE: Database = Database {
+    oid: pg_sys::InvalidOid,
+    presence: Presence::Unknown,
+    pid: 0,
+    asked_at: 0,
+};
+const NO_MOVER: Mover = Mover {
+    database: pg_sys::InvalidOid,
+    migration: 0,
+    pid: 0,
+    asked_at: 0,
+};
 
 impl Workers {
-    const EMPTY: Self =
-        Self { launcher: 0, databases: [NO_DATABASE; MAX_DATABASES], movers: [NO_MOVER; MAX_MOVERS] };
+    const EMPTY: Self = Self {
+        launcher: 0,
+        databases: [NO_DATABASE; MAX_DATABASES],
+        movers: [NO_MOVER; MAX_MOVERS],
+    };
 
     /// The slot of a database, taking a free one for a new database; `None` when all are taken.
     pub fn database_mut(&mut self, oid: pg_sys::Oid) -> Option<&mut Database> {
@@ -79,7 +91,11 @@ impl Workers {
             .databases
             .iter()
             .position(|slot| slot.oid == oid)
-            .or_else(|| self.databases.iter().position(|slot| slot.oid == pg_sys::InvalidOid))?;
+            .or_else(|| {
+                self.databases
+                    .iter()
+                    .position(|slot| slot.oid == pg_sys::InvalidOid)
+            })?;
         let slot = self.databases.get_mut(at)?;
         if slot.oid != oid {
             *slot = Database { oid, ..NO_DATABASE };
@@ -98,9 +114,11 @@ impl Workers {
 }
 
 // SAFETY: the names are static and unique, and both statics are initialised in `register`.
-static WORKERS: PgLwLock<AssertPGRXSharedMemory<Workers>> = unsafe { PgLwLock::new(c"repart_workers") };
+static WORKERS: PgLwLock<AssertPGRXSharedMemory<Workers>> =
+    unsafe { PgLwLock::new(c"repart_workers") };
 // SAFETY: as above.
-static CUTOVERS: PgLwLock<AssertPGRXSharedMemory<Cutovers>> = unsafe { PgLwLock::new(c"repart_cutovers") };
+static CUTOVERS: PgLwLock<AssertPGRXSharedMemory<Cutovers>> =
+    unsafe { PgLwLock::new(c"repart_cutovers") };
 /// The newest cutover's transaction id, 0 for none: the only thing that most statements look at.
 // SAFETY: as above.
 static NEWEST_CUTOVER: PgAtomic<AtomicU64> = unsafe { PgAtomic::new(c"repart_newest_cutover") };
@@ -127,7 +145,9 @@ pub fn workers<T>(body: impl FnOnce(&mut Workers) -> T) -> T {
 pub fn cutovers<T>(body: impl FnOnce(&mut Cutovers) -> T) -> T {
     let mut cutovers = CUTOVERS.exclusive();
     let value = body(&mut cutovers);
-    NEWEST_CUTOVER.get().store(cutovers.newest(), Ordering::Release);
+    NEWEST_CUTOVER
+        .get()
+        .store(cutovers.newest(), Ordering::Release);
     value
 }
 

@@ -33,24 +33,41 @@ pub struct Cutovers {
 impl Cutovers {
     /// No cutover.
     pub const EMPTY: Self = Self {
-        entries: [Cutover { database: pg_sys::InvalidOid, relation: pg_sys::InvalidOid, xid: 0 }; MAX_CUTOVERS],
+        entries: [Cutover {
+            database: pg_sys::InvalidOid,
+            relation: pg_sys::InvalidOid,
+            xid: 0,
+        }; MAX_CUTOVERS],
         overflow: 0,
     };
 
     /// The newest cutover's transaction id, 0 for none.
     pub fn newest(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.xid).max().unwrap_or(0).max(self.overflow)
+        self.entries
+            .iter()
+            .map(|entry| entry.xid)
+            .max()
+            .unwrap_or(0)
+            .max(self.overflow)
     }
 
     fn record(&mut self, database: pg_sys::Oid, relation: pg_sys::Oid, xid: u64) {
-        let same = |entry: &&mut Cutover| entry.xid != 0 && entry.database == database && entry.relation == relation;
+        let same = |entry: &&mut Cutover| {
+            entry.xid != 0 && entry.database == database && entry.relation == relation
+        };
         if let Some(entry) = self.entries.iter_mut().find(same) {
             // An aborted attempt may have left its id: the newer one is the stricter one.
             entry.xid = entry.xid.max(xid);
             return;
         }
         match self.entries.iter_mut().find(|entry| entry.xid == 0) {
-            Some(free) => *free = Cutover { database, relation, xid },
+            Some(free) => {
+                *free = Cutover {
+                    database,
+                    relation,
+                    xid,
+                }
+            }
             None => self.overflow = self.overflow.max(xid),
         }
     }
@@ -70,7 +87,9 @@ impl Cutovers {
     fn of(&self, database: pg_sys::Oid, relation: pg_sys::Oid) -> u64 {
         self.entries
             .iter()
-            .filter(|entry| entry.xid != 0 && entry.database == database && entry.relation == relation)
+            .filter(|entry| {
+                entry.xid != 0 && entry.database == database && entry.relation == relation
+            })
             .map(|entry| entry.xid)
             .max()
             .unwrap_or(0)
@@ -98,7 +117,11 @@ pub fn forget_old() {
         return;
     }
     // SAFETY: reads shared state under its own lock; no relation means the horizon of all databases.
-    let oldest = unsafe { full_id(pg_sys::GetOldestNonRemovableTransactionId(std::ptr::null_mut())) };
+    let oldest = unsafe {
+        full_id(pg_sys::GetOldestNonRemovableTransactionId(
+            std::ptr::null_mut(),
+        ))
+    };
     shared::cutovers(|cutovers| cutovers.forget_before(oldest));
 }
 
@@ -163,7 +186,9 @@ unsafe fn check(query: *mut pg_sys::QueryDesc) {
         ereport!(
             ERROR,
             PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-            format!("could not serialize access to table \"{table}\" because its shards were changed"),
+            format!(
+                "could not serialize access to table \"{table}\" because its shards were changed"
+            ),
             "The snapshot of this statement is older than the change. Retry the transaction."
         );
     }
@@ -205,7 +230,8 @@ unsafe fn predates(snapshot: pg_sys::Snapshot, xid: u64) -> bool {
         #[allow(clippy::cast_possible_truncation)]
         let short = pg_sys::TransactionId::from_inner(xid as u32);
         // Our own transaction's changes are visible to itself.
-        !pg_sys::TransactionIdIsCurrentTransactionId(short) && pg_sys::XidInMVCCSnapshot(short, snapshot)
+        !pg_sys::TransactionIdIsCurrentTransactionId(short)
+            && pg_sys::XidInMVCCSnapshot(short, snapshot)
     }
 }
 
@@ -216,6 +242,8 @@ fn name_of(relation: pg_sys::Oid) -> String {
         if name.is_null() {
             return relation.to_u32().to_string();
         }
-        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned()
     }
 }

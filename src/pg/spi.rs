@@ -18,7 +18,8 @@ impl Row<'_> {
 
     /// A column that is never NULL.
     pub fn get<T: IntoDatum + FromDatum>(&self, column: usize) -> Result<T> {
-        self.optional(column)?.ok_or_else(|| Error::Internal(format!("column {column} of a result is null")))
+        self.optional(column)?
+            .ok_or_else(|| Error::Internal(format!("column {column} of a result is null")))
     }
 }
 
@@ -36,18 +37,30 @@ pub fn execute(sql: &str) -> Result<u64> {
 }
 
 /// The rows of a query that changes nothing.
-pub fn select<T>(sql: &str, args: &[DatumWithOid], each: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+pub fn select<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    each: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
     Spi::connect(|client| collect(client.select(sql, None, args)?, each))
 }
 
 /// The rows of a query that changes something (`INSERT … RETURNING`) or that must see what this
 /// transaction changed.
-pub fn query<T>(sql: &str, args: &[DatumWithOid], each: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+pub fn query<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    each: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
     Spi::connect_mut(|client| collect(client.update(sql, None, args)?, each))
 }
 
 /// The first row of [`select`], if any.
-pub fn select_first<T>(sql: &str, args: &[DatumWithOid], each: impl FnMut(&Row) -> Result<T>) -> Result<Option<T>> {
+pub fn select_first<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    each: impl FnMut(&Row) -> Result<T>,
+) -> Result<Option<T>> {
     Ok(select(sql, args, each)?.into_iter().next())
 }
 
@@ -57,11 +70,20 @@ pub fn value<T: IntoDatum + FromDatum>(sql: &str, args: &[DatumWithOid]) -> Resu
 }
 
 /// The single value of [`query`]: `None` for no row and for NULL.
-pub fn query_value<T: IntoDatum + FromDatum>(sql: &str, args: &[DatumWithOid]) -> Result<Option<T>> {
-    Ok(query(sql, args, |row| row.optional(1))?.into_iter().next().flatten())
+pub fn query_value<T: IntoDatum + FromDatum>(
+    sql: &str,
+    args: &[DatumWithOid],
+) -> Result<Option<T>> {
+    Ok(query(sql, args, |row| row.optional(1))?
+        .into_iter()
+        .next()
+        .flatten())
 }
 
-fn collect<T>(table: pgrx::spi::SpiTupleTable, mut each: impl FnMut(&Row) -> Result<T>) -> Result<Vec<T>> {
+fn collect<T>(
+    table: pgrx::spi::SpiTupleTable,
+    mut each: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
     table.map(|row| each(&Row(row))).collect()
 }
 

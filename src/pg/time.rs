@@ -16,8 +16,14 @@ const POSTGRES_EPOCH: i64 = 946_684_800 * SECOND;
 /// A time as SQL takes it. Times that PostgreSQL cannot express become the nearest one that it can:
 /// `infinity` or `-infinity`.
 pub fn to_sql(unix: i64) -> TimestampWithTimeZone {
-    let infinity = if unix < 0 { TimestampWithTimeZone::negative_infinity() } else { TimestampWithTimeZone::positive_infinity() };
-    unix.checked_sub(POSTGRES_EPOCH).and_then(|micros| TimestampWithTimeZone::try_from(micros).ok()).unwrap_or(infinity)
+    let infinity = if unix < 0 {
+        TimestampWithTimeZone::negative_infinity()
+    } else {
+        TimestampWithTimeZone::positive_infinity()
+    };
+    unix.checked_sub(POSTGRES_EPOCH)
+        .and_then(|micros| TimestampWithTimeZone::try_from(micros).ok())
+        .unwrap_or(infinity)
 }
 
 /// A time as SQL gives it; `infinity` becomes the largest and `-infinity` the smallest number.
@@ -35,7 +41,11 @@ pub fn span_to_sql(micros: i64) -> Interval {
 
 /// A span as SQL gives it; a month counts as 30 days and a day as 24 hours.
 pub fn span_from_sql(span: &Interval) -> i64 {
-    i64::try_from(span.as_micros()).unwrap_or(if span.is_negative() { i64::MIN } else { i64::MAX })
+    i64::try_from(span.as_micros()).unwrap_or(if span.is_negative() {
+        i64::MIN
+    } else {
+        i64::MAX
+    })
 }
 
 /// A duration in µs.
@@ -62,11 +72,19 @@ pub fn clock() -> i64 {
 pub fn parse_span(text: &str) -> Option<i64> {
     let text = CString::new(text).ok()?;
     let read = || {
-        let arguments = [text.as_c_str().into_datum(), pg_sys::InvalidOid.into_datum(), (-1i32).into_datum()];
+        let arguments = [
+            text.as_c_str().into_datum(),
+            pg_sys::InvalidOid.into_datum(),
+            (-1i32).into_datum(),
+        ];
         // SAFETY: the function's own arguments: text, type (unused) and modifier.
         unsafe { direct_function_call::<Interval>(pg_sys::interval_in, &arguments) }
     };
-    PgTryBuilder::new(AssertUnwindSafe(read)).catch_others(|_| None).execute().as_ref().map(span_from_sql)
+    PgTryBuilder::new(AssertUnwindSafe(read))
+        .catch_others(|_| None)
+        .execute()
+        .as_ref()
+        .map(span_from_sql)
 }
 
 /// Reads a time as PostgreSQL does; `None` for text that is none, where the same holds as for
@@ -74,9 +92,16 @@ pub fn parse_span(text: &str) -> Option<i64> {
 pub fn parse(text: &str) -> Option<i64> {
     let text = CString::new(text).ok()?;
     let read = || {
-        let arguments = [text.as_c_str().into_datum(), pg_sys::InvalidOid.into_datum(), (-1i32).into_datum()];
+        let arguments = [
+            text.as_c_str().into_datum(),
+            pg_sys::InvalidOid.into_datum(),
+            (-1i32).into_datum(),
+        ];
         // SAFETY: the function's own arguments: text, type (unused) and modifier.
         unsafe { direct_function_call::<TimestampWithTimeZone>(pg_sys::timestamptz_in, &arguments) }
     };
-    PgTryBuilder::new(AssertUnwindSafe(read)).catch_others(|_| None).execute().map(from_sql)
+    PgTryBuilder::new(AssertUnwindSafe(read))
+        .catch_others(|_| None)
+        .execute()
+        .map(from_sql)
 }

@@ -55,7 +55,8 @@ pub fn run_at<T>(isolation: Isolation, body: impl FnOnce() -> Result<T>) -> Resu
 
 /// Runs a `VACUUM` command, which manages transactions of its own and so cannot go through SPI.
 pub fn vacuum(command: &str) -> Result<()> {
-    let command = CString::new(command).map_err(|_| Error::Internal("a command contains NUL".to_owned()))?;
+    let command =
+        CString::new(command).map_err(|_| Error::Internal("a command contains NUL".to_owned()))?;
     // SAFETY: outside of a transaction, as `run_at`. The context outlives the transactions that VACUUM
     // begins and ends; it is what PortalContext is in a session, and is deleted below.
     let context = unsafe {
@@ -113,7 +114,9 @@ fn from_caught(cause: CaughtError) -> Error {
     match cause {
         CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. } => Error::Sql {
+        | CaughtError::RustPanic {
+            ereport: report, ..
+        } => Error::Sql {
             code: report.sql_error_code(),
             message: report.message().to_owned(),
             detail: report.detail().map(ToOwned::to_owned),

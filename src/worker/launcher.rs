@@ -62,9 +62,14 @@ fn look_after_databases() -> Result<()> {
 fn wants_observer(database: pg_sys::Oid) -> bool {
     let now = background::now();
     let Some((presence, pid, asked_at)) = shared::workers(|workers| {
-        workers.database_mut(database).map(|slot| (slot.presence, slot.pid, slot.asked_at))
+        workers
+            .database_mut(database)
+            .map(|slot| (slot.presence, slot.pid, slot.asked_at))
     }) else {
-        log!("repart launcher: more than {} databases, some are not observed", shared::MAX_DATABASES);
+        log!(
+            "repart launcher: more than {} databases, some are not observed",
+            shared::MAX_DATABASES
+        );
         return false;
     };
     let wanted = match presence {

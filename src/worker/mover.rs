@@ -18,18 +18,33 @@ pub fn start(migration: i64) -> Result<()> {
     let database = background::my_database();
     let now = background::now();
     let reserved = shared::workers(|workers| {
-        if workers.movers.iter().any(|mover| mover.database == database && mover.migration == migration) {
+        if workers
+            .movers
+            .iter()
+            .any(|mover| mover.database == database && mover.migration == migration)
+        {
             return None;
         }
-        let slot = workers.movers.iter_mut().find(|mover| mover.database == pg_sys::InvalidOid)?;
-        *slot = Mover { database, migration, pid: 0, asked_at: now };
+        let slot = workers
+            .movers
+            .iter_mut()
+            .find(|mover| mover.database == pg_sys::InvalidOid)?;
+        *slot = Mover {
+            database,
+            migration,
+            pid: 0,
+            asked_at: now,
+        };
         Some(())
     });
     if reserved.is_none() {
         return Ok(());
     }
-    let started =
-        background::start("repart mover", "repart_mover_main", &format!("{} {migration}", database.to_u32()));
+    let started = background::start(
+        "repart mover",
+        "repart_mover_main",
+        &format!("{} {migration}", database.to_u32()),
+    );
     if started.is_err() {
         release(database, migration);
     }
@@ -86,7 +101,10 @@ pub extern "C-unwind" fn repart_mover_main(_argument: pg_sys::Datum) {
     background::connect(database);
     background::report_name(&format!("repart mover {migration}"));
     shared::workers(|workers| {
-        let slot = workers.movers.iter_mut().find(|mover| mover.database == database && mover.migration == migration);
+        let slot = workers
+            .movers
+            .iter_mut()
+            .find(|mover| mover.database == database && mover.migration == migration);
         if let Some(slot) = slot {
             slot.pid = background::my_pid();
         }
@@ -100,7 +118,10 @@ pub extern "C-unwind" fn repart_mover_main(_argument: pg_sys::Datum) {
 
 fn parse(argument: &str) -> Option<(pg_sys::Oid, i64)> {
     let (database, migration) = argument.split_once(' ')?;
-    Some((pg_sys::Oid::from(database.parse::<u32>().ok()?), migration.parse().ok()?))
+    Some((
+        pg_sys::Oid::from(database.parse::<u32>().ok()?),
+        migration.parse().ok()?,
+    ))
 }
 
 fn carry_out(migration: i64) -> Result<()> {

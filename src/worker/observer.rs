@@ -22,7 +22,11 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Asks PostgreSQL to start an observer in a database.
 pub fn start(database: pg_sys::Oid) -> Result<()> {
-    background::start("repart observer", "repart_observer_main", &database.to_u32().to_string())
+    background::start(
+        "repart observer",
+        "repart_observer_main",
+        &database.to_u32().to_string(),
+    )
 }
 
 /// Entry point of the process.
@@ -60,7 +64,11 @@ fn note(database: pg_sys::Oid, presence: Presence) {
     shared::workers(|workers| {
         if let Some(slot) = workers.database_mut(database) {
             slot.presence = presence;
-            slot.pid = if presence == Presence::Running { background::my_pid() } else { 0 };
+            slot.pid = if presence == Presence::Running {
+                background::my_pid()
+            } else {
+                0
+            };
         }
     });
 }
@@ -77,7 +85,12 @@ struct Observer {
 
 impl Observer {
     fn new() -> Self {
-        Self { sampled: None, planned: None, purged: None, errors: BTreeMap::new() }
+        Self {
+            sampled: None,
+            planned: None,
+            purged: None,
+            errors: BTreeMap::new(),
+        }
     }
 
     fn round(&mut self) {
@@ -124,7 +137,9 @@ impl Observer {
             return LOOK;
         }
         let left = |last: Option<Instant>, interval: Duration| {
-            last.map_or(Duration::ZERO, |last| interval.saturating_sub(last.elapsed()))
+            last.map_or(Duration::ZERO, |last| {
+                interval.saturating_sub(last.elapsed())
+            })
         };
         LOOK.min(left(self.sampled, settings::sample_interval()))
             .min(left(self.planned, settings::forecast_interval()))
@@ -157,5 +172,8 @@ fn plan_all() -> Result<()> {
     if settings::mode() == Mode::Auto {
         apply::plan_isolated(plan)?;
     }
-    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    failed
+        .into_iter()
+        .next()
+        .map_or(Ok(()), |(_, error)| Err(error))
 }

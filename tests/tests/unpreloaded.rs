@@ -18,10 +18,18 @@ fn without_preload_the_functions_work_and_say_what_is_missing() {
              SELECT repart_sample();",
         )
         .unwrap();
-    let plan = client.query("SELECT action, why FROM repart_plan()", &[]).unwrap();
+    let plan = client
+        .query("SELECT action, why FROM repart_plan()", &[])
+        .unwrap();
     assert_eq!(plan.len(), 1, "exactly one explained row");
     assert_eq!(plan[0].get::<_, String>(0), "none");
-    assert_eq!(client.query("SELECT * FROM repart.shards", &[]).unwrap().len(), 1);
+    assert_eq!(
+        client
+            .query("SELECT * FROM repart.shards", &[])
+            .unwrap()
+            .len(),
+        1
+    );
 
     for call in [
         "SELECT repart_split(shard, '500') FROM repart.shards",
@@ -31,9 +39,21 @@ fn without_preload_the_functions_work_and_say_what_is_missing() {
     ] {
         let error = client.query(call, &[]).unwrap_err();
         let error = error.as_db_error().unwrap();
-        assert_eq!(*error.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "{call}: {error}");
+        assert_eq!(
+            *error.code(),
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "{call}: {error}"
+        );
         let hint = error.hint().unwrap_or_default();
-        assert!(hint.contains("shared_preload_libraries = 'repart'"), "{call}: {hint}");
+        assert!(
+            hint.contains("shared_preload_libraries = 'repart'"),
+            "{call}: {hint}"
+        );
     }
-    assert!(client.query("SELECT * FROM repart.migrations", &[]).unwrap().is_empty());
+    assert!(
+        client
+            .query("SELECT * FROM repart.migrations", &[])
+            .unwrap()
+            .is_empty()
+    );
 }

@@ -1,5 +1,8 @@
 -- Forecasts of imported load.
 SET client_min_messages = warning;
+-- The observer must not sample, plan or purge meanwhile.
+ALTER SYSTEM SET repart.mode = 'off';
+SELECT pg_reload_conf(), pg_sleep(0.2);
 CREATE TABLE forecasted (id int PRIMARY KEY) PARTITION BY RANGE (id);
 CREATE TABLE forecasted_1 PARTITION OF forecasted FOR VALUES FROM (MINVALUE) TO (1000);
 CREATE TABLE forecasted_2 PARTITION OF forecasted FOR VALUES FROM (1000) TO (MAXVALUE);
@@ -56,3 +59,5 @@ RESET ROLE;
 DROP ROLE regress_repart_reader;
 
 DROP TABLE forecasted;
+ALTER SYSTEM RESET repart.mode;
+SELECT pg_reload_conf();

@@ -1,5 +1,8 @@
 -- Sampling: what PostgreSQL counts becomes rates, whatever happens to the counters.
 SET client_min_messages = warning;
+-- The observer must not sample, plan or purge meanwhile.
+ALTER SYSTEM SET repart.mode = 'off';
+SELECT pg_reload_conf(), pg_sleep(0.2);
 CREATE TABLE observed (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
 CREATE TABLE observed_1 PARTITION OF observed FOR VALUES FROM (MINVALUE) TO (1000);
 CREATE TABLE observed_2 PARTITION OF observed FOR VALUES FROM (1000) TO (MAXVALUE);
@@ -83,3 +86,5 @@ REVOKE EXECUTE ON FUNCTION repart_import_samples(regclass, jsonb) FROM regress_r
 DROP ROLE regress_repart_reader;
 
 DROP TABLE observed;
+ALTER SYSTEM RESET repart.mode;
+SELECT pg_reload_conf();

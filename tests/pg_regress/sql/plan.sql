@@ -1,5 +1,8 @@
 -- Plans: made, explained, stored.
 SET client_min_messages = warning;
+-- The observer must not sample, plan or purge meanwhile.
+ALTER SYSTEM SET repart.mode = 'off';
+SELECT pg_reload_conf(), pg_sleep(0.2);
 CREATE TABLE planned (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
 CREATE TABLE planned_1 PARTITION OF planned FOR VALUES FROM (MINVALUE) TO (10000);
 CREATE TABLE planned_2 PARTITION OF planned FOR VALUES FROM (10000) TO (MAXVALUE);
@@ -17,7 +20,10 @@ SELECT repart_import_samples('planned_1', jsonb_agg(jsonb_build_object(
   FROM generate_series(0, 167) n;
 SELECT action, reason FROM repart_plan('planned');
 
--- A load that rises above the limit: the shard is split before.
+-- A load that rises above the limit: the shard is split before, since its neighbour has no room.
+SELECT repart_import_samples('planned_2', jsonb_agg(jsonb_build_object(
+           'at', date_trunc('hour', now()) - n * interval '1 hour', 'reads', 600, 'writes', 10, 'bytes', 81920)))
+  FROM generate_series(0, 167) n;
 SET repart.shard_capacity = 1000;
 SET repart.min_shard_size = 0;
 SELECT repart_import_samples('planned_1', jsonb_agg(jsonb_build_object(
@@ -60,3 +66,5 @@ REVOKE EXECUTE ON FUNCTION repart_plan(regclass) FROM regress_repart_reader;
 DROP ROLE regress_repart_reader;
 
 DROP TABLE planned;
+ALTER SYSTEM RESET repart.mode;
+SELECT pg_reload_conf();

@@ -54,9 +54,16 @@ pub struct Shared {
 impl Shared {
     /// The longest time that a statement took which ended between two moments.
     pub fn longest_wait(&self, from: Instant, to: Instant) -> Duration {
-        let span = |at: Instant| (at.saturating_duration_since(self.started).as_millis() as u64 / SPAN) as usize;
+        let span = |at: Instant| {
+            (at.saturating_duration_since(self.started).as_millis() as u64 / SPAN) as usize
+        };
         let waits = self.waits.iter().take(span(to) + 1).skip(span(from));
-        Duration::from_micros(waits.map(|wait| wait.load(Ordering::Relaxed)).max().unwrap_or(0))
+        Duration::from_micros(
+            waits
+                .map(|wait| wait.load(Ordering::Relaxed))
+                .max()
+                .unwrap_or(0),
+        )
     }
 
     /// Statements so far.
@@ -102,7 +109,9 @@ impl Clients {
         });
         let start = |number| {
             let (config, trace, shared) = (config.clone(), Arc::clone(trace), Arc::clone(&shared));
-            std::thread::spawn(move || Ok(Worker::new(number, &config, shared)?.work(&trace, begin)))
+            std::thread::spawn(
+                move || Ok(Worker::new(number, &config, shared)?.work(&trace, begin)),
+            )
         };
         let threads = (0..CLIENTS).map(start).collect();
         Self { shared, threads }
@@ -111,7 +120,10 @@ impl Clients {
     /// Stops them and returns what they found, one entry per client.
     pub fn stop(self) -> Result<Vec<Findings>> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().map(|thread| thread.join().map_err(|_| "a client panicked")?).collect()
+        self.threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| "a client panicked")?)
+            .collect()
     }
 }
 
@@ -147,22 +159,40 @@ impl Worker {
         };
         let random = number.unsigned_abs() + 1;
         let findings = Findings::default();
-        Ok(Self { number, client, statements, shared, random, revision: 0, due: [0.0; SHARDS], findings })
+        Ok(Self {
+            number,
+            client,
+            statements,
+            shared,
+            random,
+            revision: 0,
+            due: [0.0; SHARDS],
+            findings,
+        })
     }
 
     /// Works until told to stop: always in the shard where it is most behind.
     fn work(mut self, trace: &Trace, begin: Instant) -> Findings {
         // A session reports to PostgreSQL's statistics once a second: not all in the same moment.
-        sleep(Duration::from_millis(1_000 * self.number.unsigned_abs() / CLIENTS.unsigned_abs()));
+        sleep(Duration::from_millis(
+            1_000 * self.number.unsigned_abs() / CLIENTS.unsigned_abs(),
+        ));
         self.due = std::array::from_fn(|_| -(self.below(40) as f64));
         let mut last = Instant::now();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             self.fall_due(trace, begin, now - last);
             last = now;
-            let (shard, due) = self.due.into_iter().enumerate().fold((0, f64::MIN), |most, next| {
-                if next.1 > most.1 { next } else { most }
-            });
+            let (shard, due) =
+                self.due
+                    .into_iter()
+                    .enumerate()
+                    .fold(
+                        (0, f64::MIN),
+                        |most, next| {
+                            if next.1 > most.1 { next } else { most }
+                        },
+                    );
             if due < 0.0 {
                 sleep(Duration::from_millis(2));
             } else if let Err(error) = self.operate(shard) {
@@ -201,15 +231,24 @@ impl Worker {
 
     fn read(&mut self, shard: usize) -> std::result::Result<(), Error> {
         let from = self.any_block(shard);
-        let rows = self.client.query(&self.statements.read, &[&from, &(from + BLOCK)])?;
+        let rows = self
+            .client
+            .query(&self.statements.read, &[&from, &(from + BLOCK)])?;
         self.due[shard] -= rows.len().max(1) as f64;
         let found: Vec<(i64, i64, String)> = rows.iter().map(columns).collect();
         let expected: Vec<(i64, i64, String)> = (from..from + BLOCK)
-            .filter_map(|key| remembered(&self.findings.memory, key).map(|revision| (key, revision)))
+            .filter_map(|key| {
+                remembered(&self.findings.memory, key).map(|revision| (key, revision))
+            })
             .map(|(key, revision)| (key, revision, pages::body(key, revision)))
             .collect();
         if found != expected {
-            let what = format!("keys {from} to {}: {} rows, not the {} expected", from + BLOCK - 1, found.len(), expected.len());
+            let what = format!(
+                "keys {from} to {}: {} rows, not the {} expected",
+                from + BLOCK - 1,
+                found.len(),
+                expected.len()
+            );
             self.findings.wrong.push(what);
         }
         Ok(())
@@ -218,7 +257,13 @@ impl Worker {
     fn change(&mut self, shard: usize) -> std::result::Result<(), Error> {
         let key = self.any_block(shard) + self.below(BLOCK);
         let after = self.decide(key);
-        let changed = Self::send(&mut self.client, &self.statements, key, remembered(&self.findings.memory, key), after)?;
+        let changed = Self::send(
+            &mut self.client,
+            &self.statements,
+            key,
+            remembered(&self.findings.memory, key),
+            after,
+        )?;
         self.settle(shard, key, after, changed);
         Ok(())
     }
@@ -265,15 +310,23 @@ impl Worker {
     ) -> std::result::Result<u64, Error> {
         match (before, after) {
             (_, None) => client.execute(&statements.delete, &[&key]),
-            (None, Some(revision)) => client.execute(&statements.insert, &[&key, &revision, &pages::body(key, revision)]),
-            (Some(_), Some(revision)) => client.execute(&statements.update, &[&key, &revision, &pages::body(key, revision)]),
+            (None, Some(revision)) => client.execute(
+                &statements.insert,
+                &[&key, &revision, &pages::body(key, revision)],
+            ),
+            (Some(_), Some(revision)) => client.execute(
+                &statements.update,
+                &[&key, &revision, &pages::body(key, revision)],
+            ),
         }
     }
 
     fn settle(&mut self, shard: usize, key: i64, after: Option<i64>, changed: u64) {
         self.due[shard] -= 2.0;
         if changed != 1 {
-            self.findings.wrong.push(format!("a change of key {key} met {changed} rows"));
+            self.findings
+                .wrong
+                .push(format!("a change of key {key} met {changed} rows"));
         }
         self.findings.memory.insert(key, after);
     }

@@ -5,12 +5,16 @@
 //! - [`clients`]: clients that keep a rate and remember what they committed;
 //! - [`observed`]: what repart says, read from its views;
 //! - [`days`]: the two days as they are played and shown;
+//! - [`migrations`]: plans and migrations as they are shown while they happen;
+//! - [`outcome`]: forecast, promised and done, side by side;
 //! - [`text`]: how it is printed;
 //! - [`verdict`]: what is checked at the end.
 
 mod clients;
 mod days;
+mod migrations;
 mod observed;
+mod outcome;
 mod pages;
 mod text;
 mod trace;
@@ -36,13 +40,33 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 /// What differs from the defaults, and why.
 const SETTINGS: [(&str, &str, &str); 10] = [
     ("repart.mode", "off", "until the history is imported"),
-    ("repart.sample_interval", "2500ms", "an hour of the demonstration"),
+    (
+        "repart.sample_interval",
+        "2500ms",
+        "an hour of the demonstration",
+    ),
     ("repart.forecast_interval", "5s", "two hours"),
     ("repart.horizon", "60s", "a day"),
-    ("repart.shard_capacity", "4000", "rows/s that one shard may serve"),
-    ("repart.min_shard_size", "4MB", "its shards are small: some 30 MB each"),
-    ("repart.dwell", "60s", "a shard rests for a day after a migration"),
-    ("repart.max_copy_rate", "10MB", "per second: slow enough to watch"),
+    (
+        "repart.shard_capacity",
+        "4000",
+        "rows/s that one shard may serve",
+    ),
+    (
+        "repart.min_shard_size",
+        "4MB",
+        "its shards are small: some 30 MB each",
+    ),
+    (
+        "repart.dwell",
+        "60s",
+        "a shard rests for a day after a migration",
+    ),
+    (
+        "repart.max_copy_rate",
+        "10MB",
+        "per second: slow enough to watch",
+    ),
     ("shared_buffers", "128MB", ""),
     ("log_min_messages", "warning", ""),
 ];
@@ -63,20 +87,31 @@ fn main() -> ExitCode {
 
 fn play() -> Result<bool> {
     introduce();
-    let settings: Vec<String> = SETTINGS.iter().map(|(name, value, _)| format!("{name} = '{value}'")).collect();
+    let settings: Vec<String> = SETTINGS
+        .iter()
+        .map(|(name, value, _)| format!("{name} = '{value}'"))
+        .collect();
     let cluster = Cluster::with_repart(&settings.iter().map(String::as_str).collect::<Vec<_>>());
     let trace = Arc::new(Trace::load()?);
     let mut session = cluster.connect("postgres");
     let rows = pages::create(&mut session)?;
-    let shards: i32 = session.query_one("SELECT repart_manage('pages')", &[])?.get(0);
-    println!("table \"pages\": {} rows; SELECT repart_manage('pages') returned {shards} shards", grouped(rows));
+    let shards: i32 = session
+        .query_one("SELECT repart_manage('pages')", &[])?
+        .get(0);
+    println!(
+        "table \"pages\": {} rows; SELECT repart_manage('pages') returned {shards} shards",
+        grouped(rows)
+    );
 
     let begin = next_hour();
     let clients = Clients::start(&cluster.config("postgres"), &trace, instant_of(begin));
     let mut observed = Observed::new(session, begin);
     sleep(instant_of(begin).saturating_duration_since(Instant::now()));
     let imported = observed.import(&trace, (PAST_DAYS * DAY) as i64)?;
-    println!("imported with repart_import_samples: {} samples, the {PAST_DAYS} days before", grouped(imported));
+    println!(
+        "imported with repart_import_samples: {} samples, the {PAST_DAYS} days before",
+        grouped(imported)
+    );
 
     let mut days = Days::new(&mut observed, &clients, &trace, instant_of(begin));
     days.watch_a_day()?;
@@ -88,7 +123,10 @@ fn play() -> Result<bool> {
     verdict.check_clients(&findings, statements);
     verdict.check_rows(&mut observed, &findings)?;
     let left = observed.left_behind()?;
-    verdict.check(left == 0, &format!("tables and triggers that migrations left behind: {left}"));
+    verdict.check(
+        left == 0,
+        &format!("tables and triggers that migrations left behind: {left}"),
+    );
     Ok(verdict.is_clean())
 }
 
@@ -103,7 +141,8 @@ fn introduce() {
     paragraph(&format!(
         "Imported, as if recorded earlier: the load of the {PAST_DAYS} days before. Live: everything else, that is two \
          days. On the first repart only watches, on the second it acts. One shard may serve {} rows/s and should \
-         stay below 70 % of that.",
+         stay below 70 % of that. The \
+         clock shown is that of the demonstration; where repart itself speaks of seconds, they are real.",
         grouped(CAPACITY as i64)
     ));
     println!();
@@ -115,7 +154,9 @@ fn introduce() {
 
 /// Microseconds since the Unix epoch.
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64)
 }
 
 /// The beginning of an hour, in a few seconds: repart's steps begin at multiples of their length.

@@ -87,7 +87,8 @@ impl Observed {
 
     /// Changes a setting of the server.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
-        self.client.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'"))?;
+        self.client
+            .batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'"))?;
         Ok(self.client.batch_execute("SELECT pg_reload_conf()")?)
     }
 
@@ -111,7 +112,11 @@ impl Observed {
             let json = format!("[{}]", samples.join(","));
             let name = shard_name(shard);
             let sql = "SELECT repart_import_samples($1::text::regclass, $2::text::jsonb)";
-            count += i64::from(self.client.query_one(sql, &[&name, &json])?.get::<_, i32>(0));
+            count += i64::from(
+                self.client
+                    .query_one(sql, &[&name, &json])?
+                    .get::<_, i32>(0),
+            );
         }
         Ok(count)
     }
@@ -141,7 +146,8 @@ impl Observed {
 
     /// The stored forecast of the load of a shard, with the name of its model.
     pub fn forecast(&mut self, shard: &str) -> Result<(String, Vec<Expected>)> {
-        let sql = "SELECT (extract(epoch FROM at) * 1e6)::bigint, q50, q90, model FROM repart.forecasts
+        let sql =
+            "SELECT (extract(epoch FROM at) * 1e6)::bigint, q50, q90, model FROM repart.forecasts
                     WHERE shard = to_regclass($1) AND metric = 'load' ORDER BY at";
         let rows = self.client.query(sql, &[&shard])?;
         let model = rows.first().map(|row| row.get(3)).unwrap_or_default();
@@ -162,23 +168,30 @@ impl Observed {
                      FROM repart.plans WHERE action <> 'none' AND ($1::bigint IS NULL OR migration = $1)
                     ORDER BY plan_id DESC, step LIMIT 1";
         let begin = self.begin;
-        Ok(self.client.query_opt(sql, &[&of_migration])?.map(|row| Step {
-            plan: row.get(0),
-            made: row.get::<_, i64>(1) - begin,
-            action: row.get(2),
-            why: row.get(3),
-            planned: row.get::<_, i64>(4) - begin,
-            start_by: row.get::<_, Option<i64>>(5).map(|at| at - begin),
-            deadline: row.get::<_, Option<i64>>(6).map(|at| at - begin),
-            load: (row.get(7), row.get(8)),
-            alternatives: row.get(9),
-        }))
+        Ok(self
+            .client
+            .query_opt(sql, &[&of_migration])?
+            .map(|row| Step {
+                plan: row.get(0),
+                made: row.get::<_, i64>(1) - begin,
+                action: row.get(2),
+                why: row.get(3),
+                planned: row.get::<_, i64>(4) - begin,
+                start_by: row.get::<_, Option<i64>>(5).map(|at| at - begin),
+                deadline: row.get::<_, Option<i64>>(6).map(|at| at - begin),
+                load: (row.get(7), row.get(8)),
+                alternatives: row.get(9),
+            }))
     }
 
     /// Why the latest plan does nothing.
     pub fn latest_why(&mut self) -> Result<String> {
         let sql = "SELECT why FROM repart.plans ORDER BY plan_id DESC, step LIMIT 1";
-        Ok(self.client.query_opt(sql, &[])?.map(|row| row.get(0)).unwrap_or_default())
+        Ok(self
+            .client
+            .query_opt(sql, &[])?
+            .map(|row| row.get(0))
+            .unwrap_or_default())
     }
 
     /// All migrations, in order.
@@ -188,7 +201,8 @@ impl Observed {
                           (extract(epoch FROM finished_at) * 1e6)::bigint, error
                      FROM repart.migrations ORDER BY id";
         let begin = self.begin;
-        let time = |row: &Row, column: usize| row.get::<_, Option<i64>>(column).map(|at| at - begin);
+        let time =
+            |row: &Row, column: usize| row.get::<_, Option<i64>>(column).map(|at| at - begin);
         let migration = |row: &Row| Migration {
             id: row.get(0),
             what: row.get(1),
@@ -216,7 +230,10 @@ impl Observed {
     pub fn all_rows(&mut self, mut each: impl FnMut(i64, i64, &str)) -> Result<()> {
         use postgres::fallible_iterator::FallibleIterator;
         let none: [&str; 0] = [];
-        let mut rows = self.client.query_raw("SELECT page_id, revision, body FROM pages ORDER BY page_id", none)?;
+        let mut rows = self.client.query_raw(
+            "SELECT page_id, revision, body FROM pages ORDER BY page_id",
+            none,
+        )?;
         while let Some(row) = rows.next()? {
             each(row.get(0), row.get(1), row.get(2));
         }

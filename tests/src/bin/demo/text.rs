@@ -5,12 +5,15 @@ pub const WIDTH: usize = 116;
 
 /// A headline.
 pub fn headline(text: &str) {
-    println!("\n== {text} {}", "=".repeat(WIDTH.saturating_sub(text.chars().count() + 4)));
+    println!(
+        "\n== {text} {}",
+        "=".repeat(WIDTH.saturating_sub(text.chars().count() + 4))
+    );
 }
 
 /// A text in lines, with a label in front of the first.
 pub fn labelled(label: &str, text: &str) {
-    let indent = 14;
+    let indent = 15;
     let mut line = format!("  {label:<width$}", width = indent - 2);
     let mut length = indent;
     for word in text.split_whitespace() {
@@ -48,7 +51,7 @@ pub fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

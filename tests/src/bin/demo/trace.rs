@@ -51,19 +51,28 @@ impl Trace {
     pub fn load() -> Result<Self> {
         let mut hours = Vec::new();
         let lines = include_str!("../../../data/wikimedia_hourly.csv").lines();
-        for line in lines.skip_while(|line| !line.starts_with(FIRST_DAY)).take(DAY * (PAST_DAYS + LIVE_DAYS)) {
+        for line in lines
+            .skip_while(|line| !line.starts_with(FIRST_DAY))
+            .take(DAY * (PAST_DAYS + LIVE_DAYS))
+        {
             let requests = line.split(',').nth(1).ok_or("a line without requests")?;
             hours.push(requests.parse::<f64>()?);
         }
         let mean = hours.iter().sum::<f64>() / hours.len() as f64;
-        Ok(Self { hours: hours.iter().map(|requests| requests / mean).collect() })
+        Ok(Self {
+            hours: hours.iter().map(|requests| requests / mean).collect(),
+        })
     }
 
     /// Rows per second that clients read and write in a shard, in an hour of the days played; negative
     /// hours are those of the past.
     pub fn rate(&self, hour: i64, shard: usize) -> f64 {
         let index = hour + (DAY * PAST_DAYS) as i64;
-        let total = usize::try_from(index).ok().and_then(|index| self.hours.get(index)).copied().unwrap_or(0.0);
+        let total = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.hours.get(index))
+            .copied()
+            .unwrap_or(0.0);
         let gain = HOT_GAIN * bump(hour.rem_euclid(DAY as i64) as f64 + 0.5);
         let share = match shard {
             HOT => 1.0 / SHARDS as f64 + gain,
@@ -83,6 +92,9 @@ fn bump(hour: f64) -> f64 {
 pub fn clock(micros: i64) -> String {
     let minutes = micros * 60 / HOUR;
     let (day, minute) = (minutes.div_euclid(24 * 60), minutes.rem_euclid(24 * 60));
-    let weekday = WEEKDAYS.get(day.rem_euclid(7) as usize).copied().unwrap_or_default();
+    let weekday = WEEKDAYS
+        .get(day.rem_euclid(7) as usize)
+        .copied()
+        .unwrap_or_default();
     format!("{weekday} {:02}:{:02}", minute / 60, minute % 60)
 }

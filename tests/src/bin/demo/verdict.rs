@@ -38,7 +38,13 @@ impl Verdict {
         let errors: Vec<&String> = clients.iter().flat_map(|client| &client.errors).collect();
         let wrong: Vec<&String> = clients.iter().flat_map(|client| &client.wrong).collect();
         let statements = grouped(i64::try_from(statements).unwrap_or(i64::MAX));
-        self.check(errors.is_empty(), &format!("client errors: {} in {statements} transactions", errors.len()));
+        self.check(
+            errors.is_empty(),
+            &format!(
+                "client errors: {} in {statements} transactions",
+                errors.len()
+            ),
+        );
         self.check(wrong.is_empty(), &format!("wrong answers: {}", wrong.len()));
         for what in errors.into_iter().chain(wrong).take(5) {
             println!("          {what}");
@@ -48,7 +54,9 @@ impl Verdict {
     /// Compares the whole table with what the clients remember.
     pub fn check_rows(&mut self, observed: &mut Observed, clients: &[Findings]) -> Result<()> {
         let expected = |key: i64| {
-            let memory = clients.get(owner(key) as usize).map(|client| &client.memory);
+            let memory = clients
+                .get(owner(key) as usize)
+                .map(|client| &client.memory);
             memory.and_then(|memory| remembered(memory, key))
         };
         let (mut rows, mut doubled, mut wrong, mut met) = (0, 0, 0, 0);
@@ -72,7 +80,10 @@ impl Verdict {
             grouped(all),
             grouped(rows)
         );
-        self.check(lost == 0 && doubled == 0 && wrong == 0 && rows == all, &text);
+        self.check(
+            lost == 0 && doubled == 0 && wrong == 0 && rows == all,
+            &text,
+        );
         Ok(())
     }
 }

@@ -1,0 +1,155 @@
+//! What the journal says of a migration, as types.
+
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::bounds::Bound;
+use crate::error::{Error, Result};
+use crate::migrate::state::State;
+use crate::pg::spi;
+
+/// What kind of step a migration carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// One shard becomes several.
+    Split,
+    /// Several adjacent shards become one.
+    Merge,
+    /// The boundary between two neighbours moves.
+    Shift,
+    /// A shard changes its place.
+    Move,
+}
+
+impl Kind {
+    /// Its name in the journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Split => "split",
+            Self::Merge => "merge",
+            Self::Shift => "shift",
+            Self::Move => "move",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(text: &str) -> Result<Self> {
+        [Self::Split, Self::Merge, Self::Shift, Self::Move]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Error::Internal(format!("unknown kind \"{text}\"")))
+    }
+}
+
+/// A shard that a migration replaces.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Its relation.
+    pub oid: u32,
+    /// Its schema when the migration was queued.
+    pub schema: String,
+    /// Its name when the migration was queued.
+    pub name: String,
+    /// The lowest key; `None` for MINVALUE.
+    pub lower: Bound,
+    /// The first key above; `None` for MAXVALUE.
+    pub upper: Bound,
+}
+
+impl Source {
+    /// Its relation.
+    pub fn relation(&self) -> pg_sys::Oid {
+        pg_sys::Oid::from(self.oid)
+    }
+
+    /// Its name as SQL writes it.
+    pub fn qualified(&self) -> String {
+        spi::quote_qualified_identifier(&self.schema, &self.name)
+    }
+}
+
+/// A shard that a migration makes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target {
+    /// Its name once it is visible; `None` for `<table>_<migration>_<n>`.
+    pub name: Option<String>,
+    /// The lowest key; `None` for MINVALUE.
+    pub lower: Bound,
+    /// The first key above; `None` for MAXVALUE.
+    pub upper: Bound,
+    /// Its tablespace; `None` for the source's.
+    pub tablespace: Option<String>,
+}
+
+/// What is to be done: adjacent sources become adjacent targets that cover exactly the same range.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// The sources, ascending.
+    pub sources: Vec<Source>,
+    /// The targets, ascending.
+    pub targets: Vec<Target>,
+}
+
+/// One migration.
+#[derive(Clone, Debug)]
+pub struct Migration {
+    /// Its number.
+    pub id: i64,
+    /// What it does.
+    pub kind: Kind,
+    /// The sharded table.
+    pub relation: pg_sys::Oid,
+    /// The sharded table's name when it was queued.
+    pub relation_name: String,
+    /// Sources and targets.
+    pub spec: Spec,
+    /// Where it is.
+    pub state: State,
+    /// Whether a user asked to stop it.
+    pub cancel_requested: bool,
+    /// How often a mover took it up.
+    pub attempts: i32,
+    /// Where the copy is.
+    pub position: Position,
+    /// Rows copied so far.
+    pub rows_done: i64,
+    /// Bytes copied so far.
+    pub bytes_done: i64,
+    /// Seconds spent copying so far.
+    pub copy_seconds: f64,
+    /// What the plan predicted, if it came from one.
+    pub predicted: Option<serde_json::Value>,
+    /// Seconds since a mover first took it up.
+    pub running_seconds: f64,
+    /// Milliseconds of the switch, once it was made.
+    pub pause_ms: Option<f64>,
+    /// Whether the running transaction itself queued or changed it.
+    pub is_uncommitted: bool,
+}
+
+/// How far the copy is; stored in the same transaction as the rows it speaks of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Hash of the table's definition when the targets were created.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// Which source is being copied.
+    #[serde(default)]
+    pub source: usize,
+    /// The next block of it.
+    #[serde(default)]
+    pub block: i64,
+    /// Number of blocks to copy of it, fixed when its copy began; `None` before.
+    #[serde(default)]
+    pub blocks: Option<i64>,
+    /// File of that source when its copy began: another one means that the rows were rewritten.
+    #[serde(default)]
+    pub file: u32,
+    /// Whether rows that were changed meanwhile have been taken out of the targets.
+    #[serde(default)]
+    pub deduplicated: bool,
+    /// Rows copied from each source into each target: `copied[source][target]`.
+    #[serde(default)]
+    pub copied: Vec<Vec<i64>>,
+}
