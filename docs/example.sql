@@ -16,10 +16,11 @@ SELECT repart_wait(1);
 SELECT id, kind, sources, state, rows_done, round(pause_ms) AS pause_ms FROM repart.migrations;
 SELECT shard, key_from, key_to, rows, pg_size_pretty(bytes) AS size FROM repart.shards ORDER BY shard;
 
--- Load that something else has recorded: two weeks, by the hour, with a peak at 14:00 UTC every day.
+-- Load that something else has recorded, here invented: two weeks, by the hour, with a peak every day that
+-- is twelve hours away now.
 SELECT repart_import_samples('orders_1_4', jsonb_agg(jsonb_build_object(
            'at', at,
-           'reads', round(30000 + 22000 * cos(extract(epoch FROM at) / 86400 * 2 * pi() - 14 * pi() / 12) + 2000 * random()),
+           'reads', 30000 - 22000 * cos(extract(epoch FROM now() - at) / 86400 * 2 * pi()) + 2000 * random(),
            'writes', 300,
            'bytes', 20e6)))
   FROM generate_series(date_trunc('hour', now()) - interval '14 days', now(), '1 hour') at;
@@ -27,7 +28,8 @@ SELECT repart_import_samples('orders_1_4', jsonb_agg(jsonb_build_object(
 -- What will come, and what should be done about it.
 SELECT at, round(q50) AS q50, round(q90) AS q90, model
   FROM repart_forecast('orders', '1 day') WHERE metric = 'reads' ORDER BY q50 DESC LIMIT 3;
-SELECT plan_id, step, action, shard, why, start_by, deadline, round(load_before) AS load_before,
+SET repart.dwell = 0;  -- else a shard rests for an hour after a migration
+SELECT action, shard, key_from, key_to, why, start_by, deadline, round(load_before) AS load_before,
        round(load_after) AS load_after FROM repart_plan('orders') \gx
 
 -- Do it: each step waits for its quiet time. In repart.mode = 'auto' this happens by itself.

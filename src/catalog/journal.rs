@@ -164,6 +164,18 @@ pub fn restart_copy(migration: &Migration, position: &Position) -> Result<()> {
     Ok(())
 }
 
+/// Stores what is to be done, once the names of the targets are chosen.
+pub fn set_spec(migration: &Migration) -> Result<()> {
+    spi::run(
+        "UPDATE repart.journal SET spec = $2 WHERE id = $1",
+        &[
+            migration.id.into(),
+            JsonB(serde_json::to_value(&migration.spec)?).into(),
+        ],
+    )?;
+    Ok(())
+}
+
 /// Stores how much there is to copy.
 pub fn set_totals(id: i64, rows: i64, bytes: i64) -> Result<()> {
     spi::run(

@@ -72,7 +72,7 @@ impl Source {
 /// A shard that a migration makes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
-    /// Its name once it is visible; `None` for `<table>_<migration>_<n>`.
+    /// Its name once it is visible; `None` until the migration begins and chooses one.
     pub name: Option<String>,
     /// The lowest key; `None` for MINVALUE.
     pub lower: Bound,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use pgrx::pg_sys;
 
 use crate::catalog::journal;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::migrate::job::Job;
 use crate::migrate::state::State;
 use crate::migrate::{capture, definition, names, verify};
@@ -126,7 +126,7 @@ fn target_oids(job: &Job) -> Result<Vec<pg_sys::Oid>> {
     job.targets()
         .map(|(n, _)| {
             spi::value::<pg_sys::Oid>("SELECT $1::regclass::oid", &[job.target_name(n).into()])?
-                .ok_or_else(|| crate::error::Error::Internal("a target vanished".to_owned()))
+                .ok_or_else(|| Error::Internal("a target vanished".to_owned()))
         })
         .collect()
 }
@@ -159,7 +159,10 @@ fn publish(job: &Job, n: usize, oid: pg_sys::Oid) -> Result<()> {
     let Some(target) = job.migration.spec.targets.get(n) else {
         return Ok(());
     };
-    let public = names::public_target(&job.migration, n, target);
+    let public = target
+        .name
+        .clone()
+        .ok_or_else(|| Error::Internal("a target without a name".to_owned()))?;
     let table = spi::quote_qualified_identifier(&source.schema, &public);
     spi::execute(&format!(
         "ALTER TABLE {} SET SCHEMA {}",

@@ -3,7 +3,6 @@
 
 use std::fmt::Display;
 
-use crate::catalog::journal::{Migration, Target};
 use crate::pg::spi;
 
 /// The schema of private objects.
@@ -64,14 +63,15 @@ pub fn retired(id: i64, source: usize) -> String {
     qualified(private_retired(id, source))
 }
 
-/// The name of a target once it is visible.
-pub fn public_target(migration: &Migration, index: usize, target: &Target) -> String {
-    target.name.clone().unwrap_or_else(|| {
-        joined(
-            &migration.relation_name,
-            &format!("_{}_{}", migration.id, index + 1),
-        )
-    })
+/// The name of a target once it is visible: `<table>_<migration>_<n>`, with another number behind it at a
+/// further attempt.
+pub fn public_target(table: &str, id: i64, target: usize, attempt: usize) -> String {
+    let suffix = if attempt == 0 {
+        String::new()
+    } else {
+        format!("_{attempt}")
+    };
+    joined(table, &format!("_{id}_{}{suffix}", target + 1))
 }
 
 /// The name of a target's index once it is visible: as the source's, with the table's name replaced.

@@ -3,23 +3,14 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::{Migration, Source, Spec};
+use crate::catalog::journal::{Source, Spec};
 use crate::catalog::shards;
 use crate::error::{Error, Result};
-use crate::migrate::{definition, names};
+use crate::migrate::definition;
 use crate::pg::{relation, role, spi};
 
-/// Checks a migration that begins.
-pub fn check(migration: &Migration) -> Result<()> {
-    check_spec(migration.relation, &migration.spec)?;
-    for (n, target) in migration.spec.targets.iter().enumerate() {
-        require_free_name(migration, &names::public_target(migration, n, target))?;
-    }
-    Ok(())
-}
-
 /// Checks what is to be done to a table.
-pub fn check_spec(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
+pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     let name = relation::display_name(table)?;
     let current = shards::of(table)?;
     refuse_default_rows(&name, &current)?;
@@ -200,30 +191,5 @@ fn require_tablespace(name: &str) -> Result<()> {
     Err(Error::Missing {
         what: format!("tablespace \"{name}\" does not exist"),
         hint: "Create it with CREATE TABLESPACE.".to_owned(),
-    })
-}
-
-fn require_free_name(migration: &Migration, name: &str) -> Result<()> {
-    let Some(source) = migration.spec.sources.first() else {
-        return Ok(());
-    };
-    if migration
-        .spec
-        .sources
-        .iter()
-        .any(|source| source.name == name)
-    {
-        return Ok(());
-    }
-    let taken = spi::value::<bool>(
-        "SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', $1, $2)) IS NOT NULL",
-        &[source.schema.as_str().into(), name.into()],
-    )?;
-    if taken != Some(true) {
-        return Ok(());
-    }
-    Err(Error::InUse {
-        what: format!("relation \"{name}\" exists already, where a new shard would be"),
-        hint: "Rename it, and start the migration again.".to_owned(),
     })
 }

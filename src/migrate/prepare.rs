@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::{Migration, Position, Target};
+use crate::catalog::journal::{self, Migration, Position, Target};
 use crate::error::Result;
 use crate::migrate::job::Job;
 use crate::migrate::{capture, clean, names, preflight};
@@ -10,9 +10,10 @@ use crate::pg::spi;
 
 /// Creates the private objects: targets, log and trigger function. Nothing of it locks the sources for
 /// longer than a reader would. What an earlier attempt left is dropped first.
-pub fn create(migration: Migration) -> Result<()> {
+pub fn create(mut migration: Migration) -> Result<()> {
     clean::drop_private(&migration)?;
-    preflight::check(&migration)?;
+    preflight::check(migration.relation, &migration.spec)?;
+    choose_names(&mut migration)?;
     let job = Job::load(migration)?;
     let owner = spi::value::<String>(
         "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1",
@@ -27,7 +28,40 @@ pub fn create(migration: Migration) -> Result<()> {
         fingerprint: job.fingerprint()?,
         ..Position::default()
     };
-    crate::catalog::journal::restart_copy(&job.migration, &position)
+    journal::restart_copy(&job.migration, &position)
+}
+
+/// Fixes the names of the targets, so that an existing relation of another migration's making is not in
+/// the way: numbers of migrations begin anew when the extension is created anew.
+fn choose_names(migration: &mut Migration) -> Result<()> {
+    let Some(schema) = migration
+        .spec
+        .sources
+        .first()
+        .map(|source| source.schema.clone())
+    else {
+        return Ok(());
+    };
+    for n in 0..migration.spec.targets.len() {
+        let mut attempt = 0;
+        let mut name = names::public_target(&migration.relation_name, migration.id, n, attempt);
+        while is_taken(&schema, &name)? {
+            attempt += 1;
+            name = names::public_target(&migration.relation_name, migration.id, n, attempt);
+        }
+        if let Some(target) = migration.spec.targets.get_mut(n) {
+            target.name.get_or_insert(name);
+        }
+    }
+    journal::set_spec(migration)
+}
+
+fn is_taken(schema: &str, name: &str) -> Result<bool> {
+    let taken = spi::value::<bool>(
+        "SELECT pg_catalog.to_regclass(pg_catalog.format('%I.%I', $1, $2)) IS NOT NULL",
+        &[schema.into(), name.into()],
+    )?;
+    Ok(taken.unwrap_or(false))
 }
 
 /// Starts change capture; short locks on the sources only.

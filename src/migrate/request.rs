@@ -224,7 +224,7 @@ pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
                 ),
             });
         }
-        preflight::check_spec(wanted.table, &wanted.spec)?;
+        preflight::check(wanted.table, &wanted.spec)?;
         journal::insert(Request {
             kind: wanted.kind,
             relation: wanted.table,

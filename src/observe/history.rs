@@ -109,7 +109,12 @@ impl History {
             .iter()
             .map(|(share, past)| (*share, past.as_slice()))
             .collect();
-        series::inherit(&own, &borrowed, born_at)
+        let kept_its_table = parents.iter().any(|link| link.ancestor == shard);
+        let own_from = match beginning(&own) {
+            Some(imported) if !kept_its_table => born_at.min(imported),
+            _ => born_at,
+        };
+        series::inherit(&own, &borrowed, own_from)
     }
 
     /// When the shard was last made before `until`, and of what.
@@ -124,6 +129,15 @@ impl History {
         let of_birth = |link: &Link| link.at > born_at.saturating_sub(ONE_MIGRATION);
         (born_at, links.into_iter().filter(of_birth).collect())
     }
+}
+
+/// When the first sample begins. What a shard has from before it was made was imported for it, and says
+/// more than what it would inherit.
+fn beginning(samples: &[Sample]) -> Option<i64> {
+    let begins = samples
+        .iter()
+        .map(|sample| sample.at.saturating_sub((sample.seconds * 1e6) as i64));
+    begins.min()
 }
 
 /// The history of one shard after `since` (µs since the Unix epoch), through all generations.

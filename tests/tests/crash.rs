@@ -6,6 +6,7 @@
 use repart_tests::aftermath::{assert_nothing_left, assert_sound};
 use repart_tests::cluster::{Cluster, Shutdown};
 use repart_tests::repart::Session;
+use repart_tests::wait::{LONG, wait_until};
 use repart_tests::workload::{Options, Workload};
 
 const KEYS: i64 = 8_000;
@@ -144,6 +145,28 @@ fn recovers_from_a_mover_terminated_while_copying() {
     assert_eq!(session.bounds("orders"), NEW);
     assert_nothing_left(&mut session);
     assert_sound(&mut session, "orders");
+}
+
+/// Nothing but the end of the mover itself tells the observer that another one is needed: it must not wait for
+/// its next sample.
+#[test]
+fn another_mover_takes_over_at_once_from_one_that_ended() {
+    let cluster = Cluster::with_repart(&["repart.sample_interval = '1h'"]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &OLD, KEYS);
+    session.hold_at("copying");
+    let id = session.queue("repart_split('orders1', '2000')");
+    let mover = session.wait_held("copying");
+    session.query("SELECT pg_terminate_backend($1)", &[&mover]);
+    wait_until(
+        "another mover",
+        LONG / 2,
+        || matches!(session.workers("mover")[..], [another] if another != mover),
+    );
+    session.release();
+    session.wait_done(id);
+    assert_eq!(session.bounds("orders"), NEW);
+    assert_nothing_left(&mut session);
 }
 
 /// A planned restart in the middle of a migration, with clients that connect again.
