@@ -29,8 +29,12 @@ SELECT repart_import_samples('orders_1_4', jsonb_agg(jsonb_build_object(
 SELECT at, round(q50) AS q50, round(q90) AS q90, model
   FROM repart_forecast('orders', '1 day') WHERE metric = 'reads' ORDER BY q50 DESC LIMIT 3;
 SET repart.dwell = 0;  -- else a shard rests for an hour after a migration
+\pset format wrapped
+\pset columns 100
 SELECT action, shard, key_from, key_to, why, start_by, deadline, round(load_before) AS load_before,
        round(load_after) AS load_after FROM repart_plan('orders') \gx
+
+\pset format aligned
 
 -- Do it: each step waits for its quiet time. In repart.mode = 'auto' this happens by itself.
 SELECT repart_apply();

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal;
+use crate::catalog::journal::{self, Target};
 use crate::error::{Error, Result};
+use crate::migrate::definition::Index;
 use crate::migrate::job::Job;
 use crate::migrate::state::State;
 use crate::migrate::{capture, definition, names, verify};
@@ -79,9 +80,11 @@ pub fn attempt(job: &Job, few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     job.require_unchanged()?;
     verify::apply_and_compare_last(job)?;
     let targets = target_oids(job)?;
+    // Read before detaching, which renames them.
+    let indexes = definition::indexes(job.first_source()?)?;
     detach(job)?;
     for (n, oid) in targets.iter().enumerate() {
-        publish(job, n, *oid)?;
+        publish(job, n, *oid, &indexes)?;
     }
     inherit_history(job, &targets)?;
     journal::transition(&job.migration, State::Cleaning)?;
@@ -135,16 +138,23 @@ fn target_oids(job: &Job) -> Result<Vec<pg_sys::Oid>> {
 fn detach(job: &Job) -> Result<()> {
     let parent = crate::pg::relation::name(job.migration.relation)?;
     for (n, source) in job.migration.spec.sources.iter().enumerate() {
-        let table = source.qualified();
-        spi::execute(&format!("ALTER TABLE {parent} DETACH PARTITION {table}"))?;
         spi::execute(&format!(
-            "ALTER TABLE {table} RENAME TO {}",
-            names::private_retired(job.id(), n)
+            "ALTER TABLE {parent} DETACH PARTITION {}",
+            source.qualified()
         ))?;
-        let renamed =
-            spi::quote_qualified_identifier(&source.schema, &names::private_retired(job.id(), n));
+        for (k, index) in definition::indexes(source.relation())?.iter().enumerate() {
+            rename(
+                "INDEX",
+                &source.schema,
+                &index.name,
+                &names::private_retired_index(job.id(), n, k),
+            )?;
+        }
+        let retired = names::private_retired(job.id(), n);
+        rename("TABLE", &source.schema, &source.name, &retired)?;
+        let retired = spi::quote_qualified_identifier(&source.schema, &retired);
         spi::execute(&format!(
-            "ALTER TABLE {renamed} SET SCHEMA {}",
+            "ALTER TABLE {retired} SET SCHEMA {}",
             names::SCHEMA
         ))?;
     }
@@ -152,39 +162,56 @@ fn detach(job: &Job) -> Result<()> {
 }
 
 /// Gives a target its public name and place, and attaches it.
-fn publish(job: &Job, n: usize, oid: pg_sys::Oid) -> Result<()> {
-    let Some(source) = job.migration.spec.sources.first() else {
-        return Ok(());
-    };
-    let Some(target) = job.migration.spec.targets.get(n) else {
+fn publish(job: &Job, n: usize, oid: pg_sys::Oid, indexes: &[Index]) -> Result<()> {
+    let (Some(source), Some(target)) = (
+        job.migration.spec.sources.first(),
+        job.migration.spec.targets.get(n),
+    ) else {
         return Ok(());
     };
     let public = target
         .name
         .clone()
         .ok_or_else(|| Error::Internal("a target without a name".to_owned()))?;
-    let table = spi::quote_qualified_identifier(&source.schema, &public);
+    let schema = &source.schema;
     spi::execute(&format!(
         "ALTER TABLE {} SET SCHEMA {}",
         job.target_name(n),
-        spi::quote_identifier(&source.schema)
+        spi::quote_identifier(schema)
     ))?;
-    let private =
-        spi::quote_qualified_identifier(&source.schema, &names::private_target(job.id(), n));
-    spi::execute(&format!(
-        "ALTER TABLE {private} RENAME TO {}",
-        spi::quote_identifier(&public)
-    ))?;
-    for (k, index) in definition::indexes(source.relation())?.iter().enumerate() {
-        let private =
-            spi::quote_qualified_identifier(&source.schema, &names::private_index(job.id(), n, k));
+    rename(
+        "TABLE",
+        schema,
+        &names::private_target(job.id(), n),
+        &public,
+    )?;
+    for (k, index) in indexes.iter().enumerate() {
         let name = names::public_index(&source.name, &index.name, &public, k);
+        rename(
+            "INDEX",
+            schema,
+            &names::private_index(job.id(), n, k),
+            &name,
+        )?;
+    }
+    let table = spi::quote_qualified_identifier(schema, &public);
+    adopt_foreign_keys(source.relation(), &table, oid)?;
+    attach(job, target, &table)
+}
+
+/// PostgreSQL refuses to give an object the name that it has.
+fn rename(kind: &str, schema: &str, from: &str, to: &str) -> Result<()> {
+    if from != to {
+        let object = spi::quote_qualified_identifier(schema, from);
         spi::execute(&format!(
-            "ALTER INDEX {private} RENAME TO {}",
-            spi::quote_identifier(name)
+            "ALTER {kind} {object} RENAME TO {}",
+            spi::quote_identifier(to)
         ))?;
     }
-    adopt_foreign_keys(source.relation(), &table, oid)?;
+    Ok(())
+}
+
+fn attach(job: &Job, target: &Target, table: &str) -> Result<()> {
     let bound = |bound: &Option<String>, open: &str| {
         bound.as_ref().map_or(open.to_owned(), spi::quote_literal)
     };

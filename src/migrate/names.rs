@@ -58,6 +58,11 @@ pub fn private_retired(id: i64, source: usize) -> String {
     format!("old_{id}_{}", source + 1)
 }
 
+/// An index of a source after the switch.
+pub fn private_retired_index(id: i64, source: usize, index: usize) -> String {
+    format!("old_{id}_{}_{}", source + 1, index + 1)
+}
+
 /// As [`private_retired`], as SQL writes it.
 pub fn retired(id: i64, source: usize) -> String {
     qualified(private_retired(id, source))

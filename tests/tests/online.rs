@@ -117,7 +117,7 @@ fn migrations_one_after_another_under_load_lose_nothing() {
 fn a_table_may_be_called_like_the_private_ones() {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
-    for table in ["t", "i", "old", "log"] {
+    for table in ["t", "i", "old", "log", "samples", "journal"] {
         session.create_sharded_table(table, &[1_000], 2_000);
         let id = session.queue(&format!("repart_split('{table}1', '500')"));
         session.wait_done(id);
