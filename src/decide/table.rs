@@ -29,6 +29,10 @@ const STALE_SPAN: i64 = 3_600 * SECOND;
 /// that rounding does not matter.
 const NEARLY: f64 = 0.95;
 
+/// Of a table with more shards only the load is forecast for a plan, not each metric too: a forecast takes
+/// tens of milliseconds. `repart_forecast` makes them on demand.
+const DETAILED_SHARDS: usize = 64;
+
 /// The samples that the load now is the median of.
 const NOW_SAMPLES: usize = 3;
 
@@ -98,6 +102,8 @@ struct Past {
     busy: Vec<pg_sys::Oid>,
     oldest: i64,
     now: i64,
+    /// The metrics whose forecasts are stored.
+    stored: &'static [Metric],
 }
 
 impl Past {
@@ -109,11 +115,16 @@ impl Past {
             busy: journal::busy_shards(relation)?,
             oldest: crate::observe::oldest(),
             now: time::now(),
+            stored: if shards.len() <= DETAILED_SHARDS {
+                &Metric::ALL
+            } else {
+                &[Metric::Load]
+            },
         })
     }
 
     fn shard(&self, partition: &Partition, options: &Options) -> Result<Shard> {
-        let history = history::of_family(partition.oid, self.links.clone(), self.oldest)?;
+        let history = history::of_family(partition.oid, &self.links, self.oldest)?;
         let load = history.samples(Metric::Load);
         let mut shard = self.described(partition);
         let Some(last) = load.last().map(|sample| sample.at) else {
@@ -130,7 +141,10 @@ impl Past {
             forecasts::forget(partition.oid)?;
             return Ok(shard);
         }
-        store(partition, &history, &made, options, lag)?;
+        forecasts::forget(partition.oid)?;
+        for metric in self.stored {
+            store(partition, &history, *metric, &made, options, lag)?;
+        }
         shard.load_now = load_now(&load);
         shard.history_span = series.end().saturating_sub(series.start);
         shard.recent_peak = recent_peak(&series, season(&made));
@@ -184,35 +198,33 @@ impl Past {
     }
 }
 
-/// Stores the forecasts of all metrics; that of the load is made already.
+/// Stores the forecast of one metric; that of the load is made already.
 fn store(
     partition: &Partition,
     history: &History,
+    metric: Metric,
     load: &Forecast,
     options: &Options,
     ahead: i64,
 ) -> Result<()> {
-    for metric in Metric::ALL {
-        let made = match metric {
-            Metric::Load => Some(load.clone()),
-            _ => forecast(&partition.name, &history.samples(metric), options, ahead)?
-                .map(|(_, made)| made),
-        };
-        let Some(made) = made else { continue };
-        forecasts::store(&StoredCurve {
-            shard: partition.oid,
-            metric: metric.as_str(),
-            start: made.start,
-            step: made.step,
-            season: season(&made),
-            q50: made.q50,
-            q90: made.q90,
-            q99: made.q99,
-            model: made.model,
-            skill: made.skill,
-        })?;
-    }
-    Ok(())
+    let made = match metric {
+        Metric::Load => Some(load.clone()),
+        _ => forecast(&partition.name, &history.samples(metric), options, ahead)?
+            .map(|(_, made)| made),
+    };
+    let Some(made) = made else { return Ok(()) };
+    forecasts::store(&StoredCurve {
+        shard: partition.oid,
+        metric: metric.as_str(),
+        start: made.start,
+        step: made.step,
+        season: season(&made),
+        q50: made.q50,
+        q90: made.q90,
+        q99: made.q99,
+        model: made.model,
+        skill: made.skill,
+    })
 }
 
 fn curve(made: Forecast) -> Curve {

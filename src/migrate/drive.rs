@@ -47,6 +47,8 @@ pub struct Drive {
     apply_rate: f64,
     /// When the log was last counted.
     counted: Option<Instant>,
+    /// The last error after the switch, so that one that stays is logged once.
+    logged: String,
 }
 
 impl Drive {
@@ -58,6 +60,7 @@ impl Drive {
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
             counted: None,
+            logged: String::new(),
         }
     }
 
@@ -108,8 +111,12 @@ impl Drive {
             }
             // After the switch there is only forward.
             Err(error) => {
-                pgrx::log!("repart mover: migration {}: {error}", self.id);
-                error.to_string()
+                let text = error.to_string();
+                if text != self.logged {
+                    pgrx::log!("repart mover: migration {}: {text}", self.id);
+                    self.logged.clone_from(&text);
+                }
+                text
             }
         };
         txn::run(|| journal::set_reason(self.id, Some(&reason)))?;

@@ -143,13 +143,17 @@ fn beginning(samples: &[Sample]) -> Option<i64> {
 /// The history of one shard after `since` (µs since the Unix epoch), through all generations.
 pub fn history(shard: pg_sys::Oid, since: i64) -> Result<History> {
     let links = lineage::of(&[shard])?;
-    of_family(shard, links, since)
+    of_family(shard, &links, since)
 }
 
 /// As [`history`], with the links of (at least) this shard and its ancestors known already.
-pub fn of_family(shard: pg_sys::Oid, mut links: Vec<Link>, since: i64) -> Result<History> {
-    let family = family(shard, &links);
-    links.retain(|link| family.contains(&link.shard));
+pub fn of_family(shard: pg_sys::Oid, links: &[Link], since: i64) -> Result<History> {
+    let family = family(shard, links);
+    let links = links
+        .iter()
+        .copied()
+        .filter(|link| family.contains(&link.shard))
+        .collect();
     let members: Vec<pg_sys::Oid> = family.into_iter().collect();
     let stored = samples::of(&members, since)?.into_iter().collect();
     Ok(History {

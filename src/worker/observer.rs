@@ -17,6 +17,9 @@ use crate::{decide, observe};
 /// The longest time between two looks at the journal; usually a commit wakes the observer.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A mover that ended without finishing is not started again sooner than this.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+
 /// How often old rows are deleted.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -81,6 +84,8 @@ struct Observer {
     purged: Option<Instant>,
     /// The last error of each job, so that one that stays is logged once.
     errors: BTreeMap<&'static str, String>,
+    /// When the mover of each migration was last asked for.
+    started: BTreeMap<i64, Instant>,
 }
 
 impl Observer {
@@ -90,11 +95,14 @@ impl Observer {
             planned: None,
             purged: None,
             errors: BTreeMap::new(),
+            started: BTreeMap::new(),
         }
     }
 
     fn round(&mut self) {
-        self.run("migrating", start_movers);
+        let mut started = std::mem::take(&mut self.started);
+        self.run("migrating", || start_movers(&mut started));
+        self.started = started;
         if settings::mode() == Mode::Off {
             return;
         }
@@ -152,14 +160,20 @@ fn due(last: Option<Instant>, interval: Duration) -> bool {
 }
 
 /// Starts movers for migrations that may run: those that a crash interrupted first, then queued ones.
-fn start_movers() -> Result<()> {
+fn start_movers(started: &mut BTreeMap<i64, Instant>) -> Result<()> {
     let mut running = mover::running();
-    for migration in txn::run(journal::runnable)? {
+    let runnable = txn::run(journal::runnable)?;
+    started.retain(|migration, _| runnable.contains(migration));
+    for migration in runnable {
         if running.len() >= settings::max_movers() {
             break;
         }
-        if !running.contains(&migration) {
+        let too_soon = started
+            .get(&migration)
+            .is_some_and(|at| at.elapsed() < RESTART_AFTER);
+        if !running.contains(&migration) && !too_soon {
             mover::start(migration)?;
+            started.insert(migration, Instant::now());
             running.push(migration);
         }
     }
