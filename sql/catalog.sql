@@ -42,7 +42,7 @@ CREATE TABLE repart.lineage (
     ancestor oid              NOT NULL,
     share    double precision NOT NULL CHECK (share >= 0 AND share <= 1),
     at       timestamptz      NOT NULL,
-    PRIMARY KEY (shard, ancestor)
+    PRIMARY KEY (shard, ancestor, at)
 );
 COMMENT ON TABLE repart.lineage IS 'from which shards, and with which share of their load, a shard was made';
 CREATE INDEX lineage_ancestor_idx ON repart.lineage (ancestor);

@@ -47,7 +47,7 @@ fn datum(text: &str) -> Option<(Bound, &str)> {
         return string(quoted, false);
     }
     // Numbers and booleans are printed bare.
-    let end = text.find(')')?;
+    let end = text.find([')', ','])?;
     Some((Some(text[..end].to_owned()), &text[end..]))
 }
 

@@ -264,7 +264,7 @@ pub fn last_changes(relation: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, i64)>> {
 pub fn insert_lineage(shard: pg_sys::Oid, ancestor: pg_sys::Oid, share: f64) -> Result<()> {
     spi::run(
         "INSERT INTO repart.lineage (shard, ancestor, share, at)
-         VALUES ($1, $2, least(greatest($3, 0), 1), pg_catalog.clock_timestamp())",
+         VALUES ($1, $2, least(greatest($3, 0), 1), pg_catalog.now())",
         &[shard.into(), ancestor.into(), share.into()],
     )?;
     Ok(())

@@ -23,8 +23,6 @@ pub struct Reading {
     /// Its size with indexes and TOAST; `None` while somebody holds or awaits a lock that reading the
     /// size would queue behind.
     pub size: Option<i64>,
-    /// Whether repart is copying its rows just now.
-    pub migrating: bool,
 }
 
 /// One observation: rates per second over the `seconds` before `at`.
@@ -81,10 +79,6 @@ WITH shard AS MATERIALIZED (
      WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
        AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
        AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-), migrating AS MATERIALIZED (
-    SELECT (s ->> 'oid')::oid AS oid
-      FROM repart.journal j, pg_catalog.jsonb_array_elements(j.spec -> 'sources') s
-     WHERE j.state NOT IN ('queued', 'done', 'cancelled', 'failed')
 )
 SELECT s.oid,
        pg_catalog.pg_stat_get_tuples_returned(s.oid)
@@ -94,7 +88,6 @@ SELECT s.oid,
        pg_catalog.pg_stat_get_blocks_fetched(s.oid) + x.blocks + t.blocks,
        CASE WHEN s.oid NOT IN (SELECT oid FROM locked WHERE oid IS NOT NULL)
             THEN pg_catalog.pg_total_relation_size(s.oid) END,
-       s.oid IN (SELECT oid FROM migrating),
        c.at, c.reads, c.writes, c.blocks
   FROM shard s
  CROSS JOIN LATERAL (
@@ -120,12 +113,12 @@ pub fn readings() -> Result<Vec<Reading>> {
 }
 
 fn read(row: &spi::Row, at: i64) -> Result<Reading> {
-    let previous = match row.optional::<TimestampWithTimeZone>(7)? {
+    let previous = match row.optional::<TimestampWithTimeZone>(6)? {
         Some(at) => Some(Counters {
             at: time::from_sql(at),
-            reads: row.get(8)?,
-            writes: row.get(9)?,
-            blocks: row.get(10)?,
+            reads: row.get(7)?,
+            writes: row.get(8)?,
+            blocks: row.get(9)?,
         }),
         None => None,
     };
@@ -138,7 +131,6 @@ fn read(row: &spi::Row, at: i64) -> Result<Reading> {
             blocks: row.get(4)?,
         },
         size: row.optional(5)?,
-        migrating: row.get(6)?,
         previous,
     })
 }

@@ -20,11 +20,15 @@ use pg_sys::pqsignal as install_handler;
 use pg_sys::pqsignal_be as install_handler;
 
 /// Handles signals as a backend does: SIGTERM ends even a running statement at once, SIGHUP reloads.
+///
+/// A reload that was asked for while this process was being started reached it before there was a
+/// handler, so that one is due in any case.
 pub fn attach_signals() {
     // SAFETY: the handlers are PostgreSQL's own; installed before signals are unblocked.
     unsafe {
         install_handler(pg_sys::SIGTERM as i32, Some(die));
         install_handler(pg_sys::SIGHUP as i32, Some(config_reload));
+        pg_sys::ConfigReloadPending = 1;
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
@@ -37,16 +41,17 @@ unsafe extern "C-unwind" fn config_reload(signal: i32) {
 /// Connects this worker to a database as superuser; to none (shared catalogs only) if it is invalid.
 pub fn connect(database: pg_sys::Oid) {
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    guc::reload_if_asked();
 }
 
 /// Waits for the latch or the timeout, then reloads the configuration if asked to.
 /// Ends the process when the server stops.
 pub fn wait(timeout: Duration) {
-    BackgroundWorker::wait_latch(Some(timeout));
+    pause(timeout);
     guc::reload_if_asked();
 }
 
-/// Waits in a session of a user, without touching its configuration.
+/// Waits for the latch or the timeout, without touching the configuration.
 pub fn pause(timeout: Duration) {
     let milliseconds = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
@@ -63,8 +68,15 @@ pub fn pause(timeout: Duration) {
     check_for_interrupts();
 }
 
-/// Ends the statement or process here if somebody asked for it.
+/// Ends the statement or process here if somebody asked for it. Outside of a transaction there is no
+/// statement to cancel, and a request for that is dropped, as it is in an idle session.
 pub fn check_for_interrupts() {
+    // SAFETY: flags of this process, which its signal handlers set.
+    unsafe {
+        if !pg_sys::IsTransactionState() {
+            pg_sys::QueryCancelPending = 0;
+        }
+    }
     pg_sys::check_for_interrupts!();
 }
 

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 
 /// How often old rows are deleted.
-const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const PURGE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Asks PostgreSQL to start an observer in a database.
 pub fn start(database: pg_sys::Oid) -> Result<()> {
