@@ -88,28 +88,6 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_shard_whose_rows_are_being_copied_gives_no_sample() {
-        orders();
-        Spi::run(
-            "SELECT repart_sample();
-             UPDATE repart.counters SET at = at - interval '10 seconds';
-             INSERT INTO repart.journal (kind, relation, relation_name, state, spec)
-             SELECT 'split', 'orders'::regclass, 'orders', 'copying',
-                    jsonb_build_object('sources', jsonb_build_array(jsonb_build_object('oid', 'orders_low'::regclass::oid::int8)));
-             SELECT repart_sample()",
-        )
-        .expect("sampled");
-        assert_eq!(
-            one::<i64>("SELECT count(*) FROM repart.samples WHERE shard = 'orders_low'::regclass"),
-            0
-        );
-        assert_eq!(
-            one::<i64>("SELECT count(*) FROM repart.samples WHERE shard = 'orders_high'::regclass"),
-            1
-        );
-    }
-
-    #[pg_test]
     fn imported_samples_replace_those_of_the_same_time() {
         orders();
         let import = |reads: i32| {

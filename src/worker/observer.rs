@@ -172,7 +172,11 @@ fn start_movers(started: &mut BTreeMap<i64, Instant>) -> Result<()> {
             .get(&migration)
             .is_some_and(|at| at.elapsed() < RESTART_AFTER);
         if !running.contains(&migration) && !too_soon {
-            mover::start(migration)?;
+            if let Err(error) = mover::start(migration) {
+                let reason = error.to_string();
+                txn::run(|| journal::set_reason(migration, Some(&reason)))?;
+                return Err(error);
+            }
             started.insert(migration, Instant::now());
             running.push(migration);
         }
