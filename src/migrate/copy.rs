@@ -43,7 +43,6 @@ impl Pace {
     /// Aims at `repart.batch_duration`: at most twice or half as many blocks as before.
     fn adapt(&mut self, seconds: f64) {
         let aim = settings::batch_duration().as_secs_f64();
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
         let next = (self.blocks as f64 * (aim / seconds.max(1e-6)).clamp(0.5, 2.0)) as i64;
         self.blocks = next.clamp(1, LARGEST_BATCH);
     }
@@ -93,7 +92,6 @@ pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
 
 /// How long to wait so that this batch keeps to `repart.max_copy_rate`.
 fn throttle(bytes: i64, seconds: f64) -> std::time::Duration {
-    #[allow(clippy::cast_precision_loss)]
     let wait = settings::max_copy_rate().map_or(0.0, |rate| bytes as f64 / rate - seconds);
     std::time::Duration::from_secs_f64(wait.clamp(0.0, 3600.0))
 }
@@ -144,7 +142,6 @@ pub fn totals(job: &Job) -> Result<(i64, i64)> {
         "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::float8 FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
         &[job.source_oids().into()],
     )?;
-    #[allow(clippy::cast_possible_truncation)]
     Ok((rows.unwrap_or(0.0) as i64, blocks * block_size()))
 }
 
@@ -198,7 +195,6 @@ impl Position {
             return 0.0;
         };
         let all: i64 = sums.iter().sum();
-        #[allow(clippy::cast_precision_loss)]
         match (all, sums.get(target)) {
             (1.., Some(rows)) => *rows as f64 / all as f64,
             // An empty source: its history is spread evenly.

@@ -231,7 +231,6 @@ impl Drive {
         let begun = Instant::now();
         let applied = txn::run_at(Isolation::RepeatableRead, || catch_up::round(job))?;
         if applied > 0 {
-            #[allow(clippy::cast_precision_loss)]
             let rate = applied as f64 / begun.elapsed().as_secs_f64().max(1e-6);
             self.apply_rate = (self.apply_rate + rate) / 2.0;
         }
@@ -241,9 +240,7 @@ impl Drive {
     /// How many captured changes can be applied under the lock within half of `repart.max_pause`.
     fn few_changes(&self) -> i64 {
         let changes = self.apply_rate * settings::max_pause().as_secs_f64() / 2.0;
-        #[allow(clippy::cast_possible_truncation)]
-        let changes = changes.clamp(FEW_CHANGES.0, FEW_CHANGES.1) as i64;
-        changes
+        changes.clamp(FEW_CHANGES.0, FEW_CHANGES.1) as i64
     }
 }
 

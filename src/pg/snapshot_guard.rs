@@ -129,7 +129,6 @@ pub fn forget_old() {
 fn full_id(xid: pg_sys::TransactionId) -> u64 {
     // SAFETY: reads shared state under its own lock.
     let next = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
-    #[allow(clippy::cast_possible_truncation)]
     let behind = (next as u32).wrapping_sub(xid.into_inner());
     next.saturating_sub(u64::from(behind))
 }
@@ -227,7 +226,6 @@ unsafe fn predates(snapshot: pg_sys::Snapshot, xid: u64) -> bool {
         if xid < full_id((*snapshot).xmin) {
             return false;
         }
-        #[allow(clippy::cast_possible_truncation)]
         let short = pg_sys::TransactionId::from_inner(xid as u32);
         // Our own transaction's changes are visible to itself.
         !pg_sys::TransactionIdIsCurrentTransactionId(short)

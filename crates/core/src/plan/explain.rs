@@ -217,7 +217,7 @@ fn when(model: &Model, accepted: &Accepted) -> String {
         }
         (Some(deadline), Some(start_by)) => {
             format!(
-                "{start} (by {} at the latest, for the limit is passed {})",
+                "{start} (at the latest {}, for the limit is passed {})",
                 moment(model, start_by),
                 moment(model, deadline)
             )

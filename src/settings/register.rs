@@ -1,0 +1,240 @@
+//! The settings as PostgreSQL is told of them: names, descriptions, units, ranges, and who may set them.
+
+use std::ffi::CStr;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use super::*;
+
+/// Defines all settings and reserves the prefix, so that a misspelt name is an error.
+pub fn register() {
+    register_process();
+    register_forecasting();
+    register_planning();
+    register_migrating();
+    crate::pg::guc::reserve_prefix(c"repart");
+}
+
+fn register_process() {
+    GucRegistry::define_enum_guc(
+        c"repart.mode",
+        c"How far repart goes by itself: off, advise or auto.",
+        c"advise observes, forecasts and plans; auto also carries plans out.",
+        &MODE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    int_ms(
+        c"repart.sample_interval",
+        c"Time between two samples of every shard's load.",
+        &SAMPLE_INTERVAL,
+        100,
+        86_400_000,
+    );
+    int_ms(
+        c"repart.forecast_interval",
+        c"Time between two forecasts, each followed by a plan.",
+        &FORECAST_INTERVAL,
+        100,
+        86_400_000,
+    );
+    GucRegistry::define_int_guc(
+        c"repart.retention",
+        c"How long samples, plans, outcomes, events and finished migrations are kept.",
+        c"",
+        &RETENTION,
+        1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
+    );
+}
+
+fn register_forecasting() {
+    GucRegistry::define_int_guc(
+        c"repart.horizon",
+        c"How far ahead load is forecast.",
+        c"",
+        &HORIZON,
+        1_000,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_string_guc(
+        c"repart.season",
+        c"The season of the load: auto (detected), none, or an interval such as '1 day'.",
+        c"",
+        &SEASON,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"repart.model",
+        c"The forecasting model: auto, seasonal_naive, ets or mstl.",
+        c"auto takes the best by rolling backtest for each shard and metric.",
+        &MODEL,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+}
+
+fn register_planning() {
+    GucRegistry::define_float_guc(
+        c"repart.target_utilisation",
+        c"Share of its capacity that a shard may be forecast to use.",
+        c"",
+        &TARGET_UTILISATION,
+        0.05,
+        1.0,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"repart.shard_capacity",
+        c"Load that one shard may serve, in rows read and written per second.",
+        c"",
+        &SHARD_CAPACITY,
+        1.0,
+        1e12,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    int_kb(
+        c"repart.min_shard_size",
+        c"A shard smaller than this is never split.",
+        &MIN_SHARD_SIZE,
+    );
+    int_kb(
+        c"repart.max_shard_size",
+        c"A shard larger than this is split whatever its load; 0 means no limit.",
+        &MAX_SHARD_SIZE,
+    );
+    GucRegistry::define_int_guc(
+        c"repart.max_shards",
+        c"No plan makes a table of more shards than this.",
+        c"",
+        &MAX_SHARDS,
+        1,
+        100_000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"repart.dwell",
+        c"How long a plan leaves a shard alone after a migration of it.",
+        c"",
+        &DWELL,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn register_migrating() {
+    int_ms(
+        c"repart.max_pause",
+        c"Longest planned pause of a cutover.",
+        &MAX_PAUSE,
+        1,
+        60_000,
+    );
+    int_ms(
+        c"repart.lock_timeout",
+        c"Longest time that a lock request of repart may make others queue.",
+        &LOCK_TIMEOUT,
+        1,
+        60_000,
+    );
+    int_ms(
+        c"repart.batch_duration",
+        c"Aimed duration of one transaction of a copy.",
+        &BATCH_DURATION,
+        10,
+        60_000,
+    );
+    GucRegistry::define_int_guc(
+        c"repart.max_copy_rate",
+        c"Limit of the copy rate of one migration, per second; 0 means none.",
+        c"",
+        &MAX_COPY_RATE,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+    int_sighup(
+        c"repart.max_movers",
+        c"Migrations of one database that may run at the same time.",
+        &MAX_MOVERS,
+        0,
+        64,
+    );
+    int_sighup(
+        c"repart.max_backlog",
+        c"Captured changes that may wait for a migration before it is given up.",
+        &MAX_BACKLOG,
+        1_000,
+        i32::MAX,
+    );
+    GucRegistry::define_string_guc(
+        c"repart.hold_at",
+        c"Developer option: the mover waits at this point of a migration.",
+        c"",
+        &HOLD_AT,
+        GucContext::Sighup,
+        GucFlags::NO_SHOW_ALL,
+    );
+}
+
+fn int_ms(
+    name: &'static CStr,
+    what: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    min: i32,
+    max: i32,
+) {
+    GucRegistry::define_int_guc(
+        name,
+        what,
+        c"",
+        setting,
+        min,
+        max,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn int_kb(name: &'static CStr, what: &'static CStr, setting: &'static GucSetting<i32>) {
+    GucRegistry::define_int_guc(
+        name,
+        what,
+        c"",
+        setting,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
+}
+
+fn int_sighup(
+    name: &'static CStr,
+    what: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    min: i32,
+    max: i32,
+) {
+    GucRegistry::define_int_guc(
+        name,
+        what,
+        c"",
+        setting,
+        min,
+        max,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
