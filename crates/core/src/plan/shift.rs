@@ -3,7 +3,7 @@
 use super::candidate::{Candidate, Rejected, Target, rewritten};
 use super::explain;
 use super::hot::{Need, Refusal, blocked, rejection};
-use super::model::{Model, at};
+use super::model::{Basis, Model, at};
 use super::step::{Action, Reason};
 use crate::heat::Segment;
 
@@ -94,6 +94,13 @@ impl Pair<'_, '_> {
                     taker.name, giver.name
                 ),
             ));
+        }
+        if taker_view.basis == Basis::NoHistory {
+            let why = format!(
+                "{} has no history, so that what it can take is not known",
+                taker.name
+            );
+            return Err((Reason::NoHistory, why));
         }
         let enough = |run: &EdgeRun| view.peak().1 * (1.0 - run.share) <= MARGIN * view.limit;
         let bearable = |run: &EdgeRun| {

@@ -77,7 +77,7 @@ impl Days<'_> {
         let deadline = step.and_then(|step| step.deadline);
         let finished = migration.and_then(|migration| migration.finished);
         let in_time =
-            finished.is_some_and(|at| at < peak && deadline.is_none_or(|deadline| at < deadline));
+            finished.is_some_and(|at| at < peak && deadline.is_some_and(|deadline| at < deadline));
         let text = match finished {
             Some(at) => format!(
                 "migrated before the peak: done {}, limit passed {}, peak {}",

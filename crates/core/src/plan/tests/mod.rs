@@ -58,7 +58,11 @@ fn a_rising_forecast_is_met_before_it_peaks() {
     assert!(step.planned_start + (step.duration * 1e6) as i64 <= deadline);
     assert!(!step.will_miss && step.benefit > 2.0 * step.cost);
     assert_eq!((step.load_before, step.load_after), (1200.0, 600.0));
-    assert!(step.why.contains("start now (by in 5 h"), "{}", step.why);
+    assert!(
+        step.why.contains("start now (at the latest in 5 h"),
+        "{}",
+        step.why
+    );
 }
 
 #[test]
@@ -97,6 +101,19 @@ fn a_very_hot_shard_is_split_into_as_many_parts_as_it_needs() {
     let step = only(&plan);
     assert_eq!(step.boundaries.len(), 3);
     assert!((step.load_after - 500.0).abs() < 1e-6);
+}
+
+#[test]
+fn nothing_goes_to_a_neighbour_of_which_nothing_is_known() {
+    let mut hot = shard(0, constant(750.0));
+    hot.buckets = buckets(0, &[0.2, 0.2, 0.2, 0.2, 0.2]);
+    hot.rows = 1e5;
+    let mut unknown = shard(1, constant(0.0));
+    unknown.forecast = None;
+    let plan = plan(&snapshot(vec![hot, unknown]));
+    let step = only(&plan);
+    assert_eq!((step.action, &step.sources), (Action::Split, &vec![100]));
+    assert!(step.alternatives.to_string().contains("NO_HISTORY"));
 }
 
 #[test]
