@@ -210,6 +210,18 @@ mod tests {
     }
 
     #[pg_test]
+    fn load_imported_for_a_new_shard_takes_the_place_of_what_it_inherited() {
+        Spi::run("CREATE TABLE ancestor (); CREATE TABLE young ()").expect("tables");
+        reads("ancestor", 30, 11, 100.0);
+        link("young", "ancestor", 0.5, 10);
+        assert_eq!(loads("young"), vec![50.0; 20]);
+        reads("young", 25, 5, 7.0);
+        let got = loads("young");
+        assert_eq!(got.iter().filter(|load| **load == 7.0).count(), 21, "{got:?}");
+        assert!(got.iter().filter(|load| **load == 50.0).count() <= 5, "{got:?}");
+    }
+
+    #[pg_test]
     fn a_shard_that_kept_its_table_inherits_from_itself() {
         Spi::run("CREATE TABLE kept (); CREATE TABLE carved ()").expect("tables");
         reads("kept", 20, 11, 100.0);
