@@ -217,8 +217,15 @@ mod tests {
         assert_eq!(loads("young"), vec![50.0; 20]);
         reads("young", 25, 5, 7.0);
         let got = loads("young");
-        assert_eq!(got.iter().filter(|load| **load == 7.0).count(), 21, "{got:?}");
-        assert!(got.iter().filter(|load| **load == 50.0).count() <= 5, "{got:?}");
+        assert_eq!(
+            got.iter().filter(|load| **load == 7.0).count(),
+            21,
+            "{got:?}"
+        );
+        assert!(
+            got.iter().filter(|load| **load == 50.0).count() <= 5,
+            "{got:?}"
+        );
     }
 
     #[pg_test]

@@ -148,6 +148,32 @@ mod tests {
     }
 
     #[pg_test]
+    fn looking_at_the_keys_of_a_shard_is_not_counted_as_its_load() {
+        orders();
+        Spi::run("INSERT INTO orders SELECT 100 + i, 'x' FROM generate_series(1, 5000) i")
+            .expect("rows");
+        let counted = || -> i64 {
+            one(
+                "SELECT pg_stat_get_xact_tuples_returned('orders_high'::regclass)
+                        + pg_stat_get_xact_blocks_fetched('orders_high'::regclass)",
+            )
+        };
+        let relation: pg_sys::Oid = one("SELECT 'orders'::regclass::oid");
+        let (_, high) = shards::find(one("SELECT 'orders_high'::regclass::oid")).expect("a shard");
+        let key = shards::key(relation).expect("a key");
+        // Never analysed, so that its rows are read.
+        let before = counted();
+        assert!(
+            !keys::buckets(relation, &key, &high)
+                .expect("buckets")
+                .is_empty()
+        );
+        assert_eq!(counted(), before);
+        one::<i64>("SELECT count(*) FROM orders_high");
+        assert!(counted() > before + 5000, "what a user reads is counted");
+    }
+
+    #[pg_test]
     fn common_keys_and_a_histogram_are_joined_in_the_order_of_the_key() {
         Spi::run(
             r#"CREATE TABLE words (word text COLLATE "C" NOT NULL) PARTITION BY RANGE (word);

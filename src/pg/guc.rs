@@ -71,38 +71,62 @@ pub fn with_settings<T>(
     outcome
 }
 
+/// Runs `body` without counting what it reads in the statistics: what repart looks at is no load of the
+/// users, and must not be taken for one.
+pub fn without_counting<T>(
+    body: impl FnOnce() -> crate::error::Result<T>,
+) -> crate::error::Result<T> {
+    // SAFETY: as in `with_settings`.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    change(
+        "track_counts",
+        "off",
+        pg_sys::GucContext::PGC_SUSET,
+        pg_sys::GucAction::GUC_ACTION_SAVE,
+    );
+    let outcome = body();
+    // SAFETY: see above.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    outcome
+}
+
+/// Sets a setting that any user may set, until the end of the nest level.
 fn set_local(name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
-        return;
-    };
-    // SAFETY: valid strings; GUC_ACTION_SAVE restores the value at the end of the nest level.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-    }
+    change(
+        name,
+        value,
+        pg_sys::GucContext::PGC_USERSET,
+        pg_sys::GucAction::GUC_ACTION_SAVE,
+    );
 }
 
 /// Sets a setting until the end of the transaction, as a superuser's `SET LOCAL` would. For workers.
 pub fn set_for_transaction(name: &str, value: &str) {
+    change(
+        name,
+        value,
+        pg_sys::GucContext::PGC_SUSET,
+        pg_sys::GucAction::GUC_ACTION_LOCAL,
+    );
+}
+
+fn change(
+    name: &str,
+    value: &str,
+    context: pg_sys::GucContext::Type,
+    action: pg_sys::GucAction::Type,
+) {
     let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
         return;
     };
-    // SAFETY: valid strings; GUC_ACTION_LOCAL restores the value when the transaction ends.
+    // SAFETY: valid strings, which PostgreSQL copies; the action says when the value is restored.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
+            context,
             pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            action,
             true,
             0,
             false,
