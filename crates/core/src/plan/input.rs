@@ -184,7 +184,7 @@ pub struct Policy {
     pub min_impact: f64,
     /// How long a load without a usable forecast is taken to last, µs.
     pub reactive_span: i64,
-    /// What a slot of the forecast counts, relative to the slot before it: the further, the less.
+    /// What a 48th part of the horizon counts, relative to the part before it: the further, the less.
     pub discount: f64,
     /// Overload-seconds that one second of copying costs. 0.2 = what a shard at 80 % of its capacity
     /// costs.

@@ -12,6 +12,9 @@ use crate::heat::finite;
 const SOFT_WEIGHT: f64 = 20.0;
 const HARD_WEIGHT: f64 = 200.0;
 
+/// The parts of the horizon from one to the next of which the future counts less by the discount.
+const DISCOUNT_PARTS: f64 = 48.0;
+
 /// The penalty function over the slots of a plan.
 #[derive(Debug, Clone)]
 pub(super) struct Objective {
@@ -27,11 +30,17 @@ impl Objective {
     /// The objective of a policy on a grid.
     pub(super) fn new(policy: &Policy, grid: &Grid) -> Objective {
         let limit = policy.target_utilisation;
-        let discounts = std::iter::successors(Some(1.0), |d| Some(d * policy.discount));
+        let begin = grid.start_of(0);
+        // By time, not by slot: how finely a load is sampled does not make its future less certain.
+        let part = (grid.end().saturating_sub(begin) as f64 / DISCOUNT_PARTS).max(1.0);
+        let discount = |start: i64| {
+            policy
+                .discount
+                .powf(start.saturating_sub(begin) as f64 / part)
+        };
         let slots = grid
             .slots()
-            .zip(discounts)
-            .map(|((start, end), d)| (start, end, d))
+            .map(|(start, end)| (start, end, discount(start)))
             .collect();
         Objective {
             limit,

@@ -104,6 +104,34 @@ fn a_very_hot_shard_is_split_into_as_many_parts_as_it_needs() {
 }
 
 #[test]
+fn a_plan_does_not_depend_on_how_finely_the_load_was_sampled() {
+    let curves = |step: i64| {
+        let slots = DAY / step;
+        let load = |slot| {
+            if slot * step >= 16 * HOUR {
+                1200.0
+            } else {
+                300.0
+            }
+        };
+        let mut hot = shard(0, (0..slots).map(load).collect());
+        let mut calm = shard(1, vec![650.0; slots as usize]);
+        for shard in [&mut hot, &mut calm] {
+            shard.forecast.as_mut().unwrap().step = step;
+        }
+        plan(&snapshot(vec![hot, calm])).steps.remove(0)
+    };
+    let (coarse, fine) = (curves(HOUR), curves(HOUR / 60));
+    assert_eq!((coarse.action, fine.action), (Action::Split, Action::Split));
+    assert!(
+        (fine.benefit / coarse.benefit - 1.0).abs() < 0.1,
+        "{} {}",
+        fine.benefit,
+        coarse.benefit
+    );
+}
+
+#[test]
 fn nothing_goes_to_a_neighbour_of_which_nothing_is_known() {
     let mut hot = shard(0, constant(750.0));
     hot.buckets = buckets(0, &[0.2, 0.2, 0.2, 0.2, 0.2]);
