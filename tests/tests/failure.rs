@@ -111,3 +111,49 @@ fn workers_that_are_killed_come_back() {
     assert_eq!(session.bounds("orders"), [1_000, 3_000]);
     assert_nothing_left(&mut session);
 }
+
+/// Load of an hour, far above what a shard may serve.
+fn import_load(session: &mut Session, shard: &str) {
+    session.run(&format!(
+        "SELECT repart_import_samples('{shard}', jsonb_agg(jsonb_build_object(
+                'at', now() - n * interval '1 minute', 'reads', 5000, 'writes', 1, 'bytes', 8192)))
+           FROM generate_series(0, 60) n"
+    ));
+}
+
+#[test]
+fn a_table_that_cannot_be_planned_for_does_not_keep_the_others_from_it() {
+    let cluster = Cluster::with_repart(&[
+        "repart.mode = 'off'",
+        "repart.sample_interval = '1h'",
+        "repart.forecast_interval = '200ms'",
+        "repart.horizon = '30min'",
+        "repart.shard_capacity = 1000",
+        "repart.min_shard_size = 0",
+    ]);
+    let mut session = Session::open(&cluster, "postgres");
+    for table in ["broken", "sound"] {
+        session.create_sharded_table(table, &[1_000], 3_000);
+        import_load(&mut session, &format!("{table}2"));
+    }
+    // The keys of a shard are looked at as its owner, who may not read this one.
+    session.run(
+        "CREATE ROLE poor; ALTER TABLE broken2 OWNER TO poor; REVOKE ALL ON broken2 FROM poor",
+    );
+    let observer = session.wait_worker("observer");
+    session.set("repart.mode", "'advise'");
+    session.wait_until(
+        "SELECT EXISTS (SELECT FROM repart.plans WHERE relation = 'sound' AND action = 'split')",
+        LONG,
+    );
+    assert_eq!(
+        session.number("SELECT count(*) FROM repart.plans WHERE relation = 'broken'"),
+        0
+    );
+    assert!(
+        cluster
+            .log()
+            .contains("permission denied for table broken2")
+    );
+    assert_eq!(session.wait_worker("observer"), observer);
+}
