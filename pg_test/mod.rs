@@ -6,3 +6,4 @@ mod forecast;
 mod manage;
 mod observe;
 mod plan;
+mod preflight;

@@ -64,6 +64,14 @@ pub enum Error {
         /// What would be right.
         hint: String,
     },
+    /// The new tables would not fit.
+    #[error("{what}")]
+    DiskFull {
+        /// Where how much is missing.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// Something else is using the object now.
     #[error("{what}")]
     InUse {
@@ -140,6 +148,7 @@ impl Error {
             Self::WrongObject { .. } => Code::ERRCODE_WRONG_OBJECT_TYPE,
             Self::Unsupported { .. } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::InvalidParameter { .. } | Self::Json(_) => Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::DiskFull { .. } => Code::ERRCODE_DISK_FULL,
             Self::InUse { .. } => Code::ERRCODE_OBJECT_IN_USE,
             Self::Missing { .. } => Code::ERRCODE_UNDEFINED_OBJECT,
             Self::MissingColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
@@ -173,6 +182,7 @@ impl Error {
             | Self::Unsupported { hint, .. }
             | Self::Prerequisite { hint, .. }
             | Self::InvalidParameter { hint, .. }
+            | Self::DiskFull { hint, .. }
             | Self::InUse { hint, .. }
             | Self::Missing { hint, .. } => hint.clone(),
             Self::MissingColumn { .. } => "Give the name of a column of the table.".to_owned(),

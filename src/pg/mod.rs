@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod databases;
+pub mod disk;
 pub mod guc;
 pub mod jsonb;
 pub mod literal;

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
 use std::fs;
+use std::process::Command;
+
+use postgres::error::SqlState;
 
 use repart_tests::aftermath::{assert_nothing_left, assert_sound};
 use repart_tests::cluster::Cluster;
@@ -156,4 +159,52 @@ fn a_table_that_cannot_be_planned_for_does_not_keep_the_others_from_it() {
             .contains("permission denied for table broken2")
     );
     assert_eq!(session.wait_worker("observer"), observer);
+}
+
+/// A file system of one megabyte over a directory, until dropped.
+struct TinyDisk(std::path::PathBuf);
+
+impl TinyDisk {
+    fn mount(directory: std::path::PathBuf) -> Option<Self> {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(&directory)
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self(directory))
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_migration_that_would_fill_the_disk_is_refused_at_once() {
+    let cluster = Cluster::with_repart(&[]);
+    let directory = cluster.create_tablespace("tiny");
+    let Some(_disk) = TinyDisk::mount(directory) else {
+        println!("skipped: mounting a small file system needs root");
+        return;
+    };
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[1_000], 20_000);
+    let error = session
+        .client()
+        .execute("SELECT repart_move('orders2', tablespace => 'tiny')", &[])
+        .unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(*error.code(), SqlState::DISK_FULL, "{error}");
+    assert!(
+        error
+            .message()
+            .contains("tablespace \"tiny\" has 1 MB free"),
+        "{error}"
+    );
+    assert!(error.hint().is_some());
+    assert_eq!(session.number("SELECT count(*) FROM repart.migrations"), 0);
+    assert_nothing_left(&mut session);
 }
