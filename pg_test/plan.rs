@@ -127,7 +127,7 @@ mod tests {
         let (_, found) =
             shards::find(one(&format!("SELECT '{shard}'::regclass::oid"))).expect("a shard");
         let key = shards::key(relation).expect("a key");
-        let buckets = keys::buckets(relation, &key, &found).expect("buckets");
+        let buckets = keys::buckets(&key, &found).expect("buckets");
         let points = heat::split_points(found.lower.as_deref(), &buckets, 2).expect("a boundary");
         let boundary = pgrx::spi::quote_literal(points.first().expect("a boundary"));
         one(&format!(
@@ -163,11 +163,7 @@ mod tests {
         let key = shards::key(relation).expect("a key");
         // Never analysed, so that its rows are read.
         let before = counted();
-        assert!(
-            !keys::buckets(relation, &key, &high)
-                .expect("buckets")
-                .is_empty()
-        );
+        assert!(!keys::buckets(&key, &high).expect("buckets").is_empty());
         assert_eq!(counted(), before);
         one::<i64>("SELECT count(*) FROM orders_high");
         assert!(counted() > before + 5000, "what a user reads is counted");
@@ -199,8 +195,8 @@ mod tests {
         .expect("rows");
         let relation: pg_sys::Oid = one("SELECT 'log'::regclass::oid");
         let (_, found) = shards::find(one("SELECT 'log_all'::regclass::oid")).expect("a shard");
-        let buckets = keys::buckets(relation, &shards::key(relation).expect("a key"), &found)
-            .expect("buckets");
+        let buckets =
+            keys::buckets(&shards::key(relation).expect("a key"), &found).expect("buckets");
         let points = heat::split_points(found.lower.as_deref(), &buckets, 2).expect("a boundary");
         let boundary = points.first().expect("a boundary");
         assert!(
@@ -215,7 +211,7 @@ mod tests {
         let relation: pg_sys::Oid = one("SELECT 'orders'::regclass::oid");
         let (_, found) = shards::find(one("SELECT 'orders_low'::regclass::oid")).expect("a shard");
         assert!(
-            keys::buckets(relation, &shards::key(relation).expect("a key"), &found)
+            keys::buckets(&shards::key(relation).expect("a key"), &found)
                 .expect("none")
                 .is_empty()
         );

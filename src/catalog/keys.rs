@@ -24,38 +24,6 @@ const SAMPLE_PAGES: f64 = 300.0;
 /// Statistics count as stale when this share of the rows changed since, or the table grew by as much.
 const STALE: f64 = 0.2;
 
-/// Makes the key's own order in SQL.
-struct Order {
-    /// The operator, such as `OPERATOR(pg_catalog.<)`.
-    less: String,
-    /// ` COLLATE …`, or nothing.
-    collate: String,
-    /// The key's type.
-    type_name: String,
-}
-
-impl Order {
-    /// A comparison of two SQL expressions.
-    fn before(&self, left: &str, right: &str) -> String {
-        format!("({left}){} {} ({right})", self.collate, self.less)
-    }
-
-    /// What comes after `ORDER BY`.
-    fn by(&self, expression: &str) -> String {
-        format!("{expression}{} USING {}", self.collate, self.less)
-    }
-
-    /// A condition: the expression lies in the shard, whose bounds are $1 and $2.
-    fn inside(&self, expression: &str) -> String {
-        let bound = |number: u8| format!("${number}::text::{}", self.type_name);
-        format!(
-            "($1::text IS NULL OR NOT {}) AND ($2::text IS NULL OR {})",
-            self.before(expression, &bound(1)),
-            self.before(expression, &bound(2)),
-        )
-    }
-}
-
 /// How fresh the statistics of a shard are.
 struct Freshness {
     /// Rows by the last ANALYZE or VACUUM; `None` for never.
@@ -77,43 +45,20 @@ impl Freshness {
 }
 
 /// Equal-depth buckets of a shard's keys; none where it is empty. Load is taken to follow the rows.
-pub fn buckets(table: pg_sys::Oid, key: &ShardKey, shard: &Shard) -> Result<Vec<Bucket>> {
-    let order = order(table, key)?;
+pub fn buckets(key: &ShardKey, shard: &Shard) -> Result<Vec<Bucket>> {
     let freshness = freshness(shard.oid)?;
     let owner = relation::owner(shard.oid)?;
     role::as_owner(owner, || {
         guc::with_transmission_modes(|| {
             if !freshness.is_stale() {
-                let found = from_statistics(key, shard, &order)?;
+                let found = from_statistics(key, shard)?;
                 if !found.is_empty() {
                     return Ok(found);
                 }
             }
-            guc::without_counting(|| from_rows(key, shard, &order, &freshness))
+            guc::without_counting(|| from_rows(key, shard, &freshness))
         })
     })
-}
-
-fn order(table: pg_sys::Oid, key: &ShardKey) -> Result<Order> {
-    let found = spi::select_first(
-        "SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname),
-                (SELECT pg_catalog.format(' COLLATE %I.%I', cn.nspname, l.collname)
-                   FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace cn ON cn.oid = l.collnamespace
-                  WHERE l.oid = p.partcollation[0])
-           FROM pg_catalog.pg_partitioned_table p
-           JOIN pg_catalog.pg_opclass c ON c.oid = p.partclass[0]
-           JOIN pg_catalog.pg_amop a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 1
-                AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
-           JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr
-           JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-          WHERE p.partrelid = $1",
-        &[table.into()],
-        |row| {
-            let collate = row.optional::<String>(2)?.unwrap_or_default();
-            Ok(Order { less: row.get(1)?, collate, type_name: key.type_name.clone() })
-        },
-    )?;
-    found.ok_or_else(|| Error::Internal("the shard key has no order".to_owned()))
 }
 
 fn freshness(shard: pg_sys::Oid) -> Result<Freshness> {
@@ -136,14 +81,14 @@ fn freshness(shard: pg_sys::Oid) -> Result<Freshness> {
 }
 
 /// From `pg_stats`: the histogram, with the most common keys put in their places.
-fn from_statistics(key: &ShardKey, shard: &Shard, order: &Order) -> Result<Vec<Bucket>> {
+fn from_statistics(key: &ShardKey, shard: &Shard) -> Result<Vec<Bucket>> {
     let statistics = format!(
         "WITH s AS MATERIALIZED (
              SELECT histogram_bounds::text::{0}[] AS bounds, most_common_vals::text::{0}[] AS common,
                     most_common_freqs AS frequencies
                FROM pg_catalog.pg_stats
               WHERE schemaname = $3 AND tablename = $4 AND attname = $5 AND NOT inherited)",
-        order.type_name
+        key.type_name
     );
     let arguments = [
         shard.lower.clone().into(),
@@ -156,7 +101,7 @@ fn from_statistics(key: &ShardKey, shard: &Shard, order: &Order) -> Result<Vec<B
         &format!(
             "{statistics} SELECT pg_catalog.format('%s', u.b) FROM s, unnest(s.bounds) WITH ORDINALITY u (b, n)
               WHERE {} ORDER BY u.n",
-            order.inside("u.b")
+            key.inside("u.b")
         ),
         &arguments,
         |row| row.get::<String>(1),
@@ -166,10 +111,10 @@ fn from_statistics(key: &ShardKey, shard: &Shard, order: &Order) -> Result<Vec<B
             "{statistics} SELECT pg_catalog.format('%s', u.v), u.f::float8,
                     (SELECT count(*) FROM unnest(s.bounds) b (b) WHERE {} AND {})
                FROM s, unnest(s.common, s.frequencies) u (v, f) WHERE {} ORDER BY {}",
-            order.before("b.b", "u.v"),
-            order.inside("b.b"),
-            order.inside("u.v"),
-            order.by("u.v")
+            key.before("b.b", "u.v"),
+            key.inside("b.b"),
+            key.inside("u.v"),
+            key.by("u.v")
         ),
         &arguments,
         |row| {
@@ -185,12 +130,7 @@ fn from_statistics(key: &ShardKey, shard: &Shard, order: &Order) -> Result<Vec<B
 }
 
 /// From rows: all of a small shard, some pages of a large one, thinned out to some [`SAMPLE_ROWS`].
-fn from_rows(
-    key: &ShardKey,
-    shard: &Shard,
-    order: &Order,
-    freshness: &Freshness,
-) -> Result<Vec<Bucket>> {
+fn from_rows(key: &ShardKey, shard: &Shard, freshness: &Freshness) -> Result<Vec<Bucket>> {
     let pages = freshness.pages.max(1.0);
     let percent = (100.0 * SAMPLE_PAGES / pages).min(100.0);
     let table = spi::quote_qualified_identifier(&shard.schema, &shard.name);
@@ -206,8 +146,8 @@ fn from_rows(
            FROM (SELECT {column} AS key, pg_catalog.row_number() OVER () AS number
                    FROM ONLY {table} TABLESAMPLE SYSTEM ($3) REPEATABLE (0)) k
           WHERE k.number % $4 = 0 AND {} ORDER BY {}",
-        order.inside("k.key"),
-        order.by("k.key")
+        key.inside("k.key"),
+        key.by("k.key")
     );
     let arguments = [
         shard.lower.clone().into(),

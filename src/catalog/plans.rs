@@ -36,7 +36,7 @@ pub fn steps(plan: i64) -> Result<Vec<(i32, Step)>> {
     spi::query(
         "SELECT step, spec FROM repart.plan_steps WHERE plan_id = $1 ORDER BY step",
         &[plan.into()],
-        |row| Ok((row.get(1)?, serde_json::from_value(row.get::<JsonB>(2)?.0)?)),
+        read_step,
     )
 }
 
@@ -45,8 +45,12 @@ pub fn open_steps(plan: i64) -> Result<Vec<(i32, Step)>> {
     spi::query(
         "SELECT step, spec FROM repart.plan_steps WHERE plan_id = $1 AND migration IS NULL ORDER BY step",
         &[plan.into()],
-        |row| Ok((row.get(1)?, serde_json::from_value(row.get::<JsonB>(2)?.0)?)),
+        read_step,
     )
+}
+
+fn read_step(row: &spi::Row) -> Result<(i32, Step)> {
+    Ok((row.get(1)?, serde_json::from_value(row.get::<JsonB>(2)?.0)?))
 }
 
 /// Whether there is a plan of this number.

@@ -42,6 +42,31 @@ pub struct ShardKey {
     pub type_name: String,
     /// ` COLLATE …` as SQL writes it; empty for a type without collations.
     pub collate: String,
+    /// The operator by which keys ascend, such as `OPERATOR(pg_catalog.<)`: that of the partition key.
+    pub less: String,
+}
+
+/// The key's own order in SQL.
+impl ShardKey {
+    /// A comparison of two SQL expressions.
+    pub fn before(&self, left: &str, right: &str) -> String {
+        format!("({left}){} {} ({right})", self.collate, self.less)
+    }
+
+    /// What comes after `ORDER BY`.
+    pub fn by(&self, expression: &str) -> String {
+        format!("{expression}{} USING {}", self.collate, self.less)
+    }
+
+    /// A condition: the expression lies in the shard, whose bounds are $1 and $2.
+    pub fn inside(&self, expression: &str) -> String {
+        let bound = |number: u8| format!("${number}::text::{}", self.type_name);
+        format!(
+            "($1::text IS NULL OR NOT {}) AND ($2::text IS NULL OR {})",
+            self.before(expression, &bound(1)),
+            self.before(expression, &bound(2)),
+        )
+    }
 }
 
 const SHARD_COLUMNS: &str = "c.oid, n.nspname::text, c.relname::text,
@@ -125,9 +150,15 @@ pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
         "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod),
                 coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname)
                             FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
-                           WHERE l.oid = p.partcollation[0]), '')
+                           WHERE l.oid = p.partcollation[0]), ''),
+                pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
            FROM pg_catalog.pg_partitioned_table p
            JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+           JOIN pg_catalog.pg_opclass c ON c.oid = p.partclass[0]
+           JOIN pg_catalog.pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 1
+                AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+           JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr
+           JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
           WHERE p.partrelid = $1 AND p.partstrat = 'r' AND p.partnatts = 1",
         &[table.into()],
         |row| {
@@ -136,6 +167,7 @@ pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
                 type_oid: row.get(2)?,
                 type_name: row.get(3)?,
                 collate: row.get(4)?,
+                less: row.get(5)?,
             })
         },
     )?;

@@ -46,7 +46,7 @@ pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
     for partition in &partitions {
         let mut shard = past.shard(partition, options)?;
         if may_be_divided(&shard) {
-            shard.buckets = keys::buckets(relation, &key, partition)?;
+            shard.buckets = keys::buckets(&key, partition)?;
         }
         prepared.push(shard);
     }

@@ -2,15 +2,13 @@
 
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
-use crate::migrate::names;
 use crate::migrate::state::State;
-use crate::pg::{guc, spi};
-use crate::settings;
+use crate::migrate::{locks, names};
+use crate::pg::spi;
 
 /// Ends a migration that was not switched, with everything it made dropped in the same transaction.
 pub fn abandon(migration: &Migration, end: State, error: Option<&Error>) -> Result<()> {
-    let milliseconds = settings::lock_timeout().as_millis();
-    guc::set_for_transaction("lock_timeout", &milliseconds.to_string());
+    locks::be_polite();
     drop_private(migration)?;
     if let Some(error) = error {
         journal::set_error(migration.id, &described(error))?;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::catalog::journal::{self, Position, Source};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
+use crate::migrate::locks;
 use crate::pg::{role, spi};
 use crate::settings;
 
@@ -54,10 +55,7 @@ pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
     let Some(source) = job.migration.spec.sources.get(position.source) else {
         return Ok(Batch::Finished);
     };
-    spi::execute(&format!(
-        "LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
-        source.qualified()
-    ))?;
+    locks::lock(&source.qualified(), "ACCESS SHARE")?;
     let file = file_of(source)?;
     let blocks = match position.blocks {
         Some(_) if position.file != file => return restart(job),

@@ -9,9 +9,8 @@ use crate::error::{Error, Result};
 use crate::migrate::definition::Index;
 use crate::migrate::job::Job;
 use crate::migrate::state::State;
-use crate::migrate::{capture, definition, names, verify};
+use crate::migrate::{capture, definition, locks, names, verify};
 use crate::pg::{guc, snapshot_guard, spi};
-use crate::settings;
 
 /// A transaction that has been open for this long is waited for without asking for a lock.
 const LONG_TRANSACTION: &str = "500 ms";
@@ -100,27 +99,18 @@ pub fn attempt(job: &Job, few: i64, hold: impl FnOnce()) -> Result<Attempt> {
 fn lock_private(job: &Job) -> Result<()> {
     guc::set_for_transaction("lock_timeout", "5s");
     for (n, _) in job.targets() {
-        spi::execute(&format!(
-            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
-            job.target_name(n)
-        ))?;
+        locks::lock(&job.target_name(n), "ACCESS EXCLUSIVE")?;
     }
     Ok(())
 }
 
 /// Locks parent and sources, parent first, as clients do; gives up after `repart.lock_timeout`.
 fn lock_public(job: &Job) -> Result<()> {
-    let milliseconds = settings::lock_timeout().as_millis();
-    guc::set_for_transaction("lock_timeout", &milliseconds.to_string());
+    locks::be_polite();
     let parent = crate::pg::relation::name(job.migration.relation)?;
-    spi::execute(&format!(
-        "LOCK TABLE ONLY {parent} IN ACCESS EXCLUSIVE MODE"
-    ))?;
+    locks::lock(&parent, "ACCESS EXCLUSIVE")?;
     for source in &job.migration.spec.sources {
-        spi::execute(&format!(
-            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
-            source.qualified()
-        ))?;
+        locks::lock(&source.qualified(), "ACCESS EXCLUSIVE")?;
     }
     Ok(())
 }

@@ -8,9 +8,11 @@ use crate::error::{Error, Result};
 use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
 use crate::migrate::state::State;
-use crate::migrate::{capture, catch_up, clean, copy, cutover, hold, index, prepare, verify};
+use crate::migrate::{
+    capture, catch_up, clean, copy, cutover, hold, index, locks, prepare, verify,
+};
+use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
-use crate::pg::{background, guc};
 use crate::settings;
 
 /// A mover that ended this often without progress will not make any.
@@ -166,7 +168,7 @@ impl Drive {
     fn copy(&mut self, migration: Migration) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
         let batch = txn::run(|| {
-            lock_timeout_for_users();
+            locks::be_polite();
             copy::batch(&job, &mut self.pace)
         })?;
         if self
@@ -254,14 +256,6 @@ fn behind(pending: i64, applied: i64) -> Next {
     ))
 }
 
-/// Locks on users' tables must not make users queue.
-fn lock_timeout_for_users() {
-    guc::set_for_transaction(
-        "lock_timeout",
-        &settings::lock_timeout().as_millis().to_string(),
-    );
-}
-
 fn to(migration: &Migration, state: State) -> Result<Next> {
     txn::run(|| journal::transition(migration, state))?;
     Ok(Next::Continue)
@@ -269,12 +263,12 @@ fn to(migration: &Migration, state: State) -> Result<Next> {
 
 fn prepare(migration: Migration) -> Result<Next> {
     txn::run(|| {
-        lock_timeout_for_users();
+        locks::be_polite();
         prepare::create(migration.clone())
     })?;
     let refreshed = txn::run(|| journal::find(migration.id))?.unwrap_or(migration);
     txn::run(|| {
-        lock_timeout_for_users();
+        locks::be_polite();
         prepare::start_capture(refreshed.clone())?;
         let (rows, bytes) = copy::totals(&Job::load(refreshed.clone())?)?;
         journal::set_totals(refreshed.id, rows, bytes)?;
@@ -313,7 +307,7 @@ fn watch_backlog(migration: &Migration) -> Result<i64> {
 fn finish(migration: &Migration) -> Result<Next> {
     txn::run(|| {
         // Dropping a table with foreign keys locks the tables that they reference.
-        lock_timeout_for_users();
+        locks::be_polite();
         let sources: Vec<_> = migration
             .spec
             .sources

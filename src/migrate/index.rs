@@ -96,9 +96,9 @@ fn build(job: &Job, n: usize, target: &Target, index: &Index, name: &str) -> Res
 pub fn vacuum_and_analyze(job: &Job) -> Result<()> {
     // Unlike what a copy reads and writes, this must reach the statistics that autovacuum goes by.
     guc::set("track_counts", "on");
-    for (n, _) in job.targets() {
-        txn::vacuum(&format!("VACUUM (ANALYZE) {}", job.target_name(n)))?;
-    }
+    let outcome = job
+        .targets()
+        .try_for_each(|(n, _)| txn::vacuum(&format!("VACUUM (ANALYZE) {}", job.target_name(n))));
     guc::set("track_counts", "off");
-    Ok(())
+    outcome
 }

@@ -12,6 +12,7 @@ pub mod drive;
 pub mod hold;
 pub mod index;
 pub mod job;
+pub mod locks;
 pub mod names;
 pub mod preflight;
 pub mod prepare;

@@ -42,18 +42,24 @@ fn choose_names(migration: &mut Migration) -> Result<()> {
     else {
         return Ok(());
     };
-    for n in 0..migration.spec.targets.len() {
-        let mut attempt = 0;
-        let mut name = names::public_target(&migration.relation_name, migration.id, n, attempt);
-        while is_taken(&schema, &name)? {
-            attempt += 1;
-            name = names::public_target(&migration.relation_name, migration.id, n, attempt);
-        }
-        if let Some(target) = migration.spec.targets.get_mut(n) {
-            target.name.get_or_insert(name);
+    let (table, id) = (migration.relation_name.clone(), migration.id);
+    for (n, target) in migration.spec.targets.iter_mut().enumerate() {
+        if target.name.is_none() {
+            target.name = Some(free_name(&schema, &table, id, n)?);
         }
     }
     journal::set_spec(migration)
+}
+
+fn free_name(schema: &str, table: &str, id: i64, target: usize) -> Result<String> {
+    let mut attempt = 0;
+    loop {
+        let name = names::public_target(table, id, target, attempt);
+        if !is_taken(schema, &name)? {
+            return Ok(name);
+        }
+        attempt += 1;
+    }
 }
 
 fn is_taken(schema: &str, name: &str) -> Result<bool> {

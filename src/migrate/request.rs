@@ -286,15 +286,8 @@ fn require_inside(key: &ShardKey, shard: &Shard, at: &[String]) -> Result<()> {
     edges.extend(at);
     edges.extend(&shard.upper);
     for pair in edges.windows(2) {
-        let value = |literal: &str| {
-            format!(
-                "({}::{}{})",
-                spi::quote_literal(literal),
-                key.type_name,
-                key.collate
-            )
-        };
-        let sql = format!("SELECT {} < {}", value(pair[0]), value(pair[1]));
+        let value = |literal: &str| format!("{}::{}", spi::quote_literal(literal), key.type_name);
+        let sql = format!("SELECT {}", key.before(&value(pair[0]), &value(pair[1])));
         if spi::query_value::<bool>(&sql, &[])? != Some(true) {
             let end = |bound: &Option<String>, open: &str| {
                 bound.clone().unwrap_or_else(|| open.to_owned())

@@ -170,6 +170,7 @@ fn register_migrating() {
         &MAX_MOVERS,
         0,
         64,
+        GucFlags::default(),
     );
     int_sighup(
         c"repart.max_backlog",
@@ -177,6 +178,7 @@ fn register_migrating() {
         &MAX_BACKLOG,
         1_000,
         i32::MAX,
+        GucFlags::default(),
     );
     GucRegistry::define_string_guc(
         c"repart.hold_at",
@@ -195,16 +197,7 @@ fn int_ms(
     min: i32,
     max: i32,
 ) {
-    GucRegistry::define_int_guc(
-        name,
-        what,
-        c"",
-        setting,
-        min,
-        max,
-        GucContext::Sighup,
-        GucFlags::UNIT_MS,
-    );
+    int_sighup(name, what, setting, min, max, GucFlags::UNIT_MS);
 }
 
 fn int_kb(name: &'static CStr, what: &'static CStr, setting: &'static GucSetting<i32>) {
@@ -226,6 +219,7 @@ fn int_sighup(
     setting: &'static GucSetting<i32>,
     min: i32,
     max: i32,
+    flags: GucFlags,
 ) {
     GucRegistry::define_int_guc(
         name,
@@ -235,6 +229,6 @@ fn int_sighup(
         min,
         max,
         GucContext::Sighup,
-        GucFlags::default(),
+        flags,
     );
 }
