@@ -3,6 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgSqlErrorCode, function_name, spi};
 use repart_core::forecast::ForecastError;
+use repart_core::state::StateError;
 use thiserror::Error;
 
 /// Short for results of this crate.
@@ -129,6 +130,9 @@ pub enum Error {
         /// Its detail, if any.
         detail: Option<String>,
     },
+    /// The life of a migration took a way that it does not have; please report it.
+    #[error("internal error: {0}")]
+    State(#[from] StateError),
     /// A state that the code excludes; please report it.
     #[error("internal error: {0}")]
     Internal(String),
@@ -157,7 +161,7 @@ impl Error {
             Self::DefinitionChanged(_) => Code::ERRCODE_OBJECT_IN_USE,
             Self::Forecast { .. } => Code::ERRCODE_NO_DATA,
             Self::Sql { code, .. } => *code,
-            Self::Spi(_) | Self::Internal(_) => Code::ERRCODE_INTERNAL_ERROR,
+            Self::Spi(_) | Self::State(_) | Self::Internal(_) => Code::ERRCODE_INTERNAL_ERROR,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pgrx::VariadicArray;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use repart_core::state::State;
 
 use crate::api::regclass::{self, Regclass};
 use crate::catalog::journal::{self, Migration};
@@ -12,7 +13,6 @@ use crate::catalog::plans;
 use crate::error::{Error, Result, SqlResult};
 use crate::migrate::apply;
 use crate::migrate::request::{self, Origin, Wanted};
-use crate::migrate::state::State;
 use crate::pg::{background, on_commit, preload, relation, role, time, txn};
 use crate::worker::mover;
 

@@ -3,9 +3,9 @@
 use pgrx::{JsonB, pg_sys};
 
 pub use crate::catalog::migration::{Kind, Migration, Position, Source, Spec, Target};
+use repart_core::state::State;
 
 use crate::error::{Error, Result};
-use crate::migrate::state::State;
 use crate::pg::spi;
 
 const COLUMNS: &str = "id, kind, relation, relation_name, spec, state, cancel_requested, attempts,

@@ -1,11 +1,11 @@
 //! What the journal says of a migration, as types.
 
 use pgrx::pg_sys;
+use repart_core::state::State;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::bounds::Bound;
 use crate::error::{Error, Result};
-use crate::migrate::state::State;
 use crate::pg::spi;
 
 /// What kind of step a migration carries out.

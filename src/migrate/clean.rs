@@ -1,8 +1,9 @@
 //! Leaving nothing behind: after the switch the sources go, before it everything that was made goes.
 
+use repart_core::state::State;
+
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
-use crate::migrate::state::State;
 use crate::migrate::{locks, names};
 use crate::pg::spi;
 

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use repart_core::state::State;
+
 use crate::catalog::journal::{self, Migration};
 use crate::catalog::outcomes::{self, NewOutcome};
 use crate::error::{Error, Result};
 use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
-use crate::migrate::state::State;
 use crate::migrate::{
     capture, catch_up, clean, copy, cutover, hold, index, locks, prepare, verify,
 };
@@ -215,7 +216,9 @@ impl Drive {
         // As little as possible is left for the transaction that others wait for.
         let applied = self.apply_log(&job)?;
         let few = self.few_changes();
-        match txn::run(|| cutover::attempt(&job, few, || hold::inside("switched")))? {
+        match txn::run(|| {
+            cutover::attempt(std::slice::from_ref(&job), few, || hold::inside("switched"))
+        })? {
             Attempt::Switched => Ok(Next::Continue),
             Attempt::Waiting(reason) => {
                 txn::run(|| watch_backlog(&job.migration))?;

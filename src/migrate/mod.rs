@@ -1,5 +1,5 @@
-//! Migrating: sources become targets that cover exactly the same range. The state machine is in
-//! `state.rs`; this file takes one migration from where the journal says it is to its end.
+//! Migrating: sources become targets that cover exactly the same range. The state machine is
+//! `repart_core::state`; `drive.rs` takes one migration from where the journal says it is to its end.
 
 pub mod apply;
 pub mod capture;
@@ -17,5 +17,4 @@ pub mod names;
 pub mod preflight;
 pub mod prepare;
 pub mod request;
-pub mod state;
 pub mod verify;

@@ -8,3 +8,4 @@ pub mod forecast;
 pub mod heat;
 pub mod plan;
 pub mod series;
+pub mod state;

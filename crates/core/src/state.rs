@@ -1,9 +1,21 @@
-//! The life of a migration, as a table: one row per transition.
+//! The life of a migration, as a table: one row per transition. Here and not in the extension, so that the
+//! tests of crash recovery are made from the same table.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use thiserror::Error;
+
+/// A state or a change of state that does not exist.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum StateError {
+    /// No state has this name.
+    #[error("unknown state \"{0}\"")]
+    Unknown(String),
+    /// The table of transitions does not have it.
+    #[error("no transition from {0} to {1}")]
+    NoTransition(State, State),
+}
 
 /// Where a migration is. The journal stores it as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +116,11 @@ const NAMES: &[(State, &str)] = &[
 ];
 
 impl State {
+    /// All states, in the order of a migration's life.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(state, _)| *state)
+    }
+
     /// Its name in the journal and in `repart.migrations`.
     pub fn as_str(self) -> &'static str {
         NAMES
@@ -123,16 +140,14 @@ impl State {
     }
 
     /// Fails unless the table has the transition.
-    pub fn require_transition(self, to: Self) -> Result<()> {
+    pub fn require_transition(self, to: Self) -> Result<(), StateError> {
         if TRANSITIONS
             .iter()
             .any(|(from, target, _)| *from == self && *target == to)
         {
             return Ok(());
         }
-        Err(Error::Internal(format!(
-            "no transition from {self} to {to}"
-        )))
+        Err(StateError::NoTransition(self, to))
     }
 }
 
@@ -143,14 +158,14 @@ impl fmt::Display for State {
 }
 
 impl FromStr for State {
-    type Err = Error;
+    type Err = StateError;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, StateError> {
         NAMES
             .iter()
             .find(|(_, name)| *name == text)
             .map(|(state, _)| *state)
-            .ok_or_else(|| Error::Internal(format!("unknown state \"{text}\"")))
+            .ok_or_else(|| StateError::Unknown(text.to_owned()))
     }
 }
 

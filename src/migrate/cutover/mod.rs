@@ -1,0 +1,134 @@
+//! Cutting over: the short transaction that makes the new shards visible and the old ones not.
+
+mod detach;
+mod obstacle;
+mod publish;
+
+use std::time::Instant;
+
+use pgrx::pg_sys;
+use repart_core::state::State;
+
+use crate::catalog::journal;
+use crate::error::{Error, Result};
+use crate::migrate::job::Job;
+use crate::migrate::{capture, definition, locks, verify};
+use crate::pg::{guc, relation, snapshot_guard, spi};
+
+/// What one attempt came to.
+pub enum Attempt {
+    /// Committed by the caller next: the new shards are visible.
+    Switched,
+    /// More changes were captured meanwhile than may be applied under the lock: this many.
+    Behind(i64),
+    /// Somebody's transaction is in the way; a lock now would make others queue.
+    Waiting(String),
+}
+
+/// Tries to switch all of `jobs`, which belong together, if at most `few` captured changes are left. One
+/// transaction, which the caller commits; it has changed nothing unless [`Attempt::Switched`]. `hold` is called
+/// at its end, for tests.
+pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
+    let relations: Vec<pg_sys::Oid> = jobs.iter().flat_map(Job::public_relations).collect();
+    if let Some(obstacle) = obstacle::find(&relations)? {
+        return Ok(Attempt::Waiting(obstacle));
+    }
+    lock_private(jobs)?;
+    let begun = Instant::now();
+    lock_public(jobs)?;
+    let mut pending = 0;
+    for job in jobs {
+        pending += capture::pending(&job.migration)?;
+    }
+    if pending > few {
+        return Ok(Attempt::Behind(pending));
+    }
+    for job in jobs {
+        job.require_unchanged()?;
+        verify::apply_and_compare_last(job)?;
+    }
+    let changed = switch(jobs)?;
+    for job in jobs {
+        journal::transition(&job.migration, State::Cleaning)?;
+        journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
+    }
+    snapshot_guard::record(&changed);
+    hold();
+    Ok(Attempt::Switched)
+}
+
+/// Exchanges sources for targets; returns the relations that older snapshots would see wrongly.
+fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
+    let mut changed = Vec::new();
+    for job in jobs {
+        let targets = target_oids(job)?;
+        // Read before detaching, which renames them.
+        let indexes = definition::indexes(job.first_source()?)?;
+        detach::sources(job)?;
+        for (n, oid) in targets.iter().enumerate() {
+            publish::target(job, n, *oid, &indexes)?;
+        }
+        inherit_history(job, &targets)?;
+        changed.extend(targets);
+        changed.push(job.migration.relation);
+    }
+    Ok(changed)
+}
+
+/// Locks the targets first: only autovacuum can be in the way there, and clients need not wait for it.
+fn lock_private(jobs: &[Job]) -> Result<()> {
+    guc::set_for_transaction("lock_timeout", "5s");
+    for job in jobs {
+        for (n, _) in job.targets() {
+            locks::lock(&job.target_name(n), "ACCESS EXCLUSIVE")?;
+        }
+    }
+    Ok(())
+}
+
+/// Locks each parent and its sources, parent first, as clients do; gives up after `repart.lock_timeout`.
+fn lock_public(jobs: &[Job]) -> Result<()> {
+    locks::be_polite();
+    for job in jobs {
+        let parent = relation::name(job.migration.relation)?;
+        locks::lock(&parent, "ACCESS EXCLUSIVE")?;
+        for source in &job.migration.spec.sources {
+            locks::lock(&source.qualified(), "ACCESS EXCLUSIVE")?;
+        }
+    }
+    Ok(())
+}
+
+fn target_oids(job: &Job) -> Result<Vec<pg_sys::Oid>> {
+    job.targets()
+        .map(|(n, _)| {
+            spi::value::<pg_sys::Oid>("SELECT $1::regclass::oid", &[job.target_name(n).into()])?
+                .ok_or_else(|| Error::Internal("a target vanished".to_owned()))
+        })
+        .collect()
+}
+
+/// PostgreSQL refuses to give an object the name that it has.
+fn rename(kind: &str, schema: &str, from: &str, to: &str) -> Result<()> {
+    if from != to {
+        let object = spi::quote_qualified_identifier(schema, from);
+        spi::execute(&format!(
+            "ALTER {kind} {object} RENAME TO {}",
+            spi::quote_identifier(to)
+        ))?;
+    }
+    Ok(())
+}
+
+/// The new shards inherit the history of the old ones, by the share of their rows.
+fn inherit_history(job: &Job, targets: &[pg_sys::Oid]) -> Result<()> {
+    for (n, target) in targets.iter().enumerate() {
+        for (s, source) in job.migration.spec.sources.iter().enumerate() {
+            let share = job.migration.position.share(s, n);
+            if share > 0.0 {
+                journal::insert_lineage(*target, source.relation(), share)?;
+            }
+        }
+    }
+    Ok(())
+}
