@@ -57,6 +57,7 @@ pub fn run_at<T>(isolation: Isolation, body: impl FnOnce() -> Result<T>) -> Resu
 pub fn vacuum(command: &str) -> Result<()> {
     let command =
         CString::new(command).map_err(|_| Error::Internal("a command contains NUL".to_owned()))?;
+    flush_log();
     // SAFETY: outside of a transaction, as `run_at`. The context outlives the transactions that VACUUM
     // begins and ends; it is what PortalContext is in a session, and is deleted below.
     let context = unsafe {
@@ -100,6 +101,14 @@ pub fn vacuum(command: &str) -> Result<()> {
         pg_sys::pgstat_report_stat(true);
     }
     outcome
+}
+
+/// Makes the commits so far durable. A row does not count as visible to everybody while a commit near its own, with
+/// `synchronous_commit = off` or of a transaction without changes, has not reached the disk: VACUUM would leave its
+/// page out of the visibility map, and nobody would come back to it soon.
+fn flush_log() {
+    // SAFETY: both only look at and write shared state of the log, under its own locks.
+    unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) }
 }
 
 /// Turns SQL errors and panics of `body` into an [`Error`]. The transaction must be ended afterwards.
