@@ -129,6 +129,8 @@ pub enum Error {
         message: String,
         /// Its detail, if any.
         detail: Option<String>,
+        /// Its hint, if any.
+        hint: Option<String>,
     },
     /// The life of a migration took a way that it does not have; please report it.
     #[error("internal error: {0}")]
@@ -177,6 +179,7 @@ impl Error {
     /// What to do about it, as a sentence.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Sql { hint, .. } => hint.clone().unwrap_or_default(),
             Self::NullArgument(name) => format!("Give a value for \"{name}\"."),
             Self::NotManaged(table) => format!("Run SELECT repart_manage('{table}') first."),
             Self::AlreadyManaged(_) => "See SELECT * FROM repart.shards.".to_owned(),

@@ -6,7 +6,7 @@
 use crate::catalog::journal::Migration;
 use crate::error::Result;
 use crate::migrate::definition::KeyColumn;
-use crate::migrate::names;
+use crate::migrate::{names, request};
 use crate::pg::spi;
 
 /// Creates the log and the trigger function. Nothing of it is visible to users.
@@ -19,8 +19,9 @@ pub fn create(migration: &Migration, key: &[KeyColumn], owner: &str) -> Result<(
         .map(|(n, column)| format!("repart_key_{n} {}", column.type_name))
         .collect();
     spi::execute(&format!(
-        "CREATE TABLE {log} (op \"char\" NOT NULL, {})",
-        columns.join(", ")
+        "CREATE TABLE {log} (op \"char\" NOT NULL, {}) TABLESPACE {}",
+        columns.join(", "),
+        spi::quote_identifier(log_tablespace(migration)?)
     ))?;
     // Catch-up joins log and rows as the table's owner.
     spi::execute(&format!(
@@ -38,6 +39,29 @@ pub fn create(migration: &Migration, key: &[KeyColumn], owner: &str) -> Result<(
         names::capture_function(id)
     ))?;
     Ok(())
+}
+
+/// Where the log goes: a place that no target fills, if there is one, since a full log is an error of the
+/// user's own write. The database's own tablespace rather than a source's; where both are also a target's,
+/// writes of rows would fail as well.
+fn log_tablespace(migration: &Migration) -> Result<String> {
+    let default = request::default_tablespace()?;
+    let mut places = vec![default.clone()];
+    for source in &migration.spec.sources {
+        let own = spi::value::<String>(
+            "SELECT t.spcname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace
+              WHERE c.oid = $1",
+            &[source.relation().into()],
+        )?;
+        places.push(own.unwrap_or_else(|| default.clone()));
+    }
+    let of_first_source = places.get(1).unwrap_or(&default);
+    let is_filled = |place: &String| {
+        let mut targets = migration.spec.targets.iter();
+        targets.any(|target| target.tablespace.as_ref().unwrap_or(of_first_source) == place)
+    };
+    let quiet = places.iter().find(|place| !is_filled(place));
+    Ok(quiet.unwrap_or(&default).clone())
 }
 
 /// `*<>` compares images, so that no operator of a user's type is looked up. The casts make it one comparison

@@ -1,5 +1,6 @@
 //! Leaving nothing behind: after the switch the sources go, before it everything that was made goes.
 
+use pgrx::PgSqlErrorCode;
 use repart_core::state::State;
 
 use crate::catalog::journal::{self, Migration};
@@ -36,7 +37,19 @@ fn described(error: &Error) -> String {
     if let Some(hint) = error.hint() {
         text += &format!("\nHINT: {hint}");
     }
+    // What a program can tell causes by: a full disk is not a broken constraint.
+    if matches!(error, Error::Sql { .. } | Error::DiskFull { .. }) {
+        text += &format!("\nSQLSTATE: {}", sqlstate(error.code()));
+    }
     text
+}
+
+/// The five characters of an error code, of six bits each, the first one lowest.
+fn sqlstate(code: PgSqlErrorCode) -> String {
+    let packed = code as isize;
+    (0..5)
+        .map(|place| char::from((packed >> (6 * place) & 0x3F) as u8 + b'0'))
+        .collect()
 }
 
 /// Drops targets, triggers, trigger function and log, as far as they exist.

@@ -41,6 +41,15 @@ pub enum Batch {
 }
 
 impl Pace {
+    /// Blocks of the next batch: what was measured, or what `repart.max_copy_rate` allows in the time of one
+    /// batch, so that the rate is kept by many small pauses and not by a burst and a long one.
+    fn batch(&self) -> i64 {
+        let allowed = settings::max_copy_rate().map_or(f64::INFINITY, |rate| {
+            rate * settings::batch_duration().as_secs_f64() / block_size() as f64
+        });
+        (self.blocks as f64).min(allowed).max(1.0) as i64
+    }
+
     /// Aims at `repart.batch_duration`: at most twice or half as many blocks as before.
     fn adapt(&mut self, seconds: f64) {
         let aim = settings::batch_duration().as_secs_f64();
@@ -66,7 +75,7 @@ pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
         }
     };
     position.blocks = Some(blocks);
-    let until = blocks.min(position.block + pace.blocks);
+    let until = blocks.min(position.block + pace.batch());
     let begun = Instant::now();
     let copied = copy_blocks(job, &position, source, until)?;
     let rows: i64 = copied.iter().sum();

@@ -52,6 +52,8 @@ pub struct Drive {
     counted: Option<Instant>,
     /// The last error after the switch, so that one that stays is logged once.
     logged: String,
+    /// The state of the last step, and how many steps this mover has begun in it.
+    visits: (State, u32),
 }
 
 impl Drive {
@@ -64,6 +66,7 @@ impl Drive {
             apply_rate: UNMEASURED_RATE,
             counted: None,
             logged: String::new(),
+            visits: (State::Queued, 0),
         }
     }
 
@@ -72,17 +75,33 @@ impl Drive {
         txn::run(|| journal::take_up(self.id))?;
         loop {
             background::check_for_interrupts();
+            background::end_without_postmaster();
             let Some(migration) = txn::run(|| journal::find(self.id))? else {
                 return Ok(());
             };
             if migration.state.is_final() {
                 return Ok(());
             }
-            hold::outside(self.id, migration.state.as_str());
+            let visit = self.visit(migration.state);
+            if hold::outside(self.id, migration.state.as_str(), visit) {
+                self.visits.1 -= 1;
+                continue;
+            }
             self.report(&migration);
             let outcome = self.step(migration.clone());
             self.after(&migration, outcome)?;
         }
+    }
+
+    /// Counts the steps of a state.
+    fn visit(&mut self, state: State) -> u32 {
+        let before = if self.visits.0 == state {
+            self.visits.1
+        } else {
+            0
+        };
+        self.visits = (state, before + 1);
+        self.visits.1
     }
 
     /// What `pg_stat_activity` shows.
@@ -170,7 +189,9 @@ impl Drive {
         let job = txn::run(|| Job::load(migration))?;
         let batch = txn::run(|| {
             locks::be_polite();
-            copy::batch(&job, &mut self.pace)
+            let batch = copy::batch(&job, &mut self.pace)?;
+            hold::inside(self.id, "copied");
+            Ok(batch)
         })?;
         if self
             .counted
@@ -217,7 +238,9 @@ impl Drive {
         let applied = self.apply_log(&job)?;
         let few = self.few_changes();
         match txn::run(|| {
-            cutover::attempt(std::slice::from_ref(&job), few, || hold::inside("switched"))
+            cutover::attempt(std::slice::from_ref(&job), few, || {
+                hold::inside(self.id, "switched");
+            })
         })? {
             Attempt::Switched => Ok(Next::Continue),
             Attempt::Waiting(reason) => {
@@ -234,7 +257,11 @@ impl Drive {
     /// Applies what the log has now; measures how fast that goes.
     fn apply_log(&mut self, job: &Job) -> Result<i64> {
         let begun = Instant::now();
-        let applied = txn::run_at(Isolation::RepeatableRead, || catch_up::round(job))?;
+        let applied = txn::run_at(Isolation::RepeatableRead, || {
+            let applied = catch_up::round(job)?;
+            hold::inside(self.id, "applied");
+            Ok(applied)
+        })?;
         if applied > 0 {
             let rate = applied as f64 / begun.elapsed().as_secs_f64().max(1e-6);
             self.apply_rate = (self.apply_rate + rate) / 2.0;
@@ -267,7 +294,9 @@ fn to(migration: &Migration, state: State) -> Result<Next> {
 fn prepare(migration: Migration) -> Result<Next> {
     txn::run(|| {
         locks::be_polite();
-        prepare::create(migration.clone())
+        prepare::create(migration.clone())?;
+        hold::inside(migration.id, "created");
+        Ok(())
     })?;
     let refreshed = txn::run(|| journal::find(migration.id))?.unwrap_or(migration);
     txn::run(|| {
@@ -275,7 +304,9 @@ fn prepare(migration: Migration) -> Result<Next> {
         prepare::start_capture(refreshed.clone())?;
         let (rows, bytes) = copy::totals(&Job::load(refreshed.clone())?)?;
         journal::set_totals(refreshed.id, rows, bytes)?;
-        journal::transition(&refreshed, State::Copying)
+        journal::transition(&refreshed, State::Copying)?;
+        hold::inside(refreshed.id, "captured");
+        Ok(())
     })?;
     Ok(Next::Continue)
 }
@@ -289,7 +320,14 @@ fn finish_copy(job: &Job) -> Result<Next> {
         txn::run(|| index::deduplicate(job))?;
         return Ok(Next::Continue);
     }
-    if txn::run(|| index::build_next(job))? {
+    let built = txn::run(|| {
+        let built = index::build_next(job)?;
+        if built {
+            hold::inside(job.id(), "indexed");
+        }
+        Ok(built)
+    })?;
+    if built {
         txn::run(|| watch_backlog(&job.migration))?;
         return Ok(Next::Continue);
     }
@@ -337,7 +375,9 @@ fn finish(migration: &Migration) -> Result<Next> {
             load_before: number("load_before"),
             shards: journal::descendants(&sources)?,
         })?;
-        clean::finish(migration)
+        clean::finish(migration)?;
+        hold::inside(migration.id, "cleaned");
+        Ok(())
     })?;
     Ok(Next::Continue)
 }

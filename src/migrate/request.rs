@@ -318,7 +318,8 @@ fn require_adjacent(lower: &Shard, upper: &Shard) -> Result<()> {
     ))
 }
 
-fn default_tablespace() -> Result<String> {
+/// The tablespace of the database.
+pub fn default_tablespace() -> Result<String> {
     let name = spi::value::<String>(
         "SELECT t.spcname::text FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
           WHERE d.datname = pg_catalog.current_database()",

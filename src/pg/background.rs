@@ -12,6 +12,8 @@ use crate::pg::guc;
 unsafe extern "C-unwind" {
     // pgrx wraps this function in a guard, which does not type-check as a signal handler.
     fn die(signal: i32);
+    // pgrx has no binding of it; `bool PostmasterIsAliveInternal(void)` in all supported versions.
+    fn PostmasterIsAliveInternal() -> bool;
 }
 
 #[cfg(not(feature = "pg18"))]
@@ -78,6 +80,17 @@ pub fn check_for_interrupts() {
         }
     }
     pg_sys::check_for_interrupts!();
+}
+
+/// Ends the process if the postmaster is gone, as waiting does: one that is busy would not notice, and a new
+/// postmaster cannot start while anybody still uses the old one's memory.
+pub fn end_without_postmaster() {
+    // SAFETY: asks the kernel; outside of a transaction there is nothing to roll back.
+    unsafe {
+        if !PostmasterIsAliveInternal() {
+            pg_sys::proc_exit(1);
+        }
+    }
 }
 
 /// What `pg_stat_activity.application_name` shows.

@@ -129,6 +129,7 @@ fn from_caught(cause: CaughtError) -> Error {
             code: report.sql_error_code(),
             message: report.message().to_owned(),
             detail: report.detail().map(ToOwned::to_owned),
+            hint: report.hint().map(ToOwned::to_owned),
         },
     }
 }

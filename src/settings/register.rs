@@ -182,7 +182,7 @@ fn register_migrating() {
     );
     GucRegistry::define_string_guc(
         c"repart.hold_at",
-        c"Developer option: the mover waits at this point of a migration.",
+        c"Developer option: movers wait at these points of a migration.",
         c"",
         &HOLD_AT,
         GucContext::Sighup,

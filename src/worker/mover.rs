@@ -149,6 +149,8 @@ fn prepare_session() {
         ("statement_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
         ("lock_timeout", "5s"),
+        // A new shard goes where its source is, not where the server would put new tables.
+        ("default_tablespace", ""),
         // What a copy reads and writes is no load of the users.
         ("track_counts", "off"),
         ("row_security", "on"),

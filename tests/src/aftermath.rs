@@ -7,7 +7,7 @@ use crate::repart::Session;
 use crate::wait::LONG;
 
 /// Each query names objects that only a running migration may have.
-const LEFTOVERS: [(&str, &str); 8] = [
+const LEFTOVERS: [(&str, &str); 10] = [
     (
         "relations in schema repart",
         "SELECT c.oid::regclass::text FROM pg_class c
@@ -47,6 +47,16 @@ const LEFTOVERS: [(&str, &str); 8] = [
          WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND NOT c.relispartition",
     ),
     ("prepared transactions", "SELECT gid FROM pg_prepared_xacts"),
+    (
+        "movers",
+        "SELECT pid || ': ' || query FROM pg_stat_activity
+         WHERE backend_type = 'repart mover' AND datname = current_database()",
+    ),
+    (
+        "advisory locks",
+        "SELECT classid || ', ' || objid FROM pg_locks WHERE locktype = 'advisory'
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    ),
     ("replication slots", "SELECT slot_name::text FROM pg_replication_slots"),
 ];
 

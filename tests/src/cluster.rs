@@ -121,6 +121,14 @@ impl Cluster {
     }
 
     fn pg_ctl(&self, arguments: &[&str]) {
+        assert!(
+            self.try_pg_ctl(arguments),
+            "pg_ctl {arguments:?} failed; the log ends with:\n{}",
+            self.log_tail(40)
+        );
+    }
+
+    fn try_pg_ctl(&self, arguments: &[&str]) -> bool {
         let mut command = as_server_user(self.run_dir.program("pg_ctl"));
         command
             .arg("-D")
@@ -133,13 +141,8 @@ impl Cluster {
             .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(
-            status.success(),
-            "pg_ctl {arguments:?} failed; the log ends with:\n{}",
-            self.log_tail(40)
-        );
+            .status();
+        status.unwrap().success()
     }
 
     /// Stops the server and starts it again.
@@ -176,6 +179,20 @@ impl Cluster {
         })
     }
 
+    fn postmaster(&self) -> i32 {
+        let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap();
+        text.lines().next().unwrap().parse().unwrap()
+    }
+
+    /// Kills the postmaster with SIGKILL, and starts the server again as soon as that is possible: the other
+    /// processes notice by themselves, and the memory that they share must be released first.
+    pub fn kill_postmaster_and_start(&self) {
+        send(self.postmaster(), libc::SIGKILL);
+        wait_until("the server to start after its postmaster", LONG, || {
+            self.try_pg_ctl(&["start"])
+        });
+    }
+
     /// Runs SQL through psql and returns what it prints, unaligned.
     pub fn psql(&self, database: &str, sql: &str) -> String {
         let mut psql = as_server_user(self.run_dir.program("psql"));
@@ -200,11 +217,19 @@ impl Cluster {
     /// Kills a process of this server with SIGKILL, and waits until the postmaster has answered by ending all
     /// the others: until then it would still hand out sessions.
     pub fn kill9(&self, pid: i32) {
-        assert!(pid > 1);
+        self.kill9_all(&[pid]);
+    }
+
+    /// As [`Cluster::kill9`], for several processes at once.
+    pub fn kill9_all(&self, pids: &[i32]) {
         let mut witness = self.connect("postgres");
-        // SAFETY: kill takes any process id; the caller got this one from pg_stat_activity just now.
-        let result = unsafe { libc::kill(pid, libc::SIGKILL) };
-        assert_eq!(result, 0, "process {pid} was not there to kill");
+        // While it is stopped, the postmaster cannot end the others for the first one's sake.
+        let postmaster = self.postmaster();
+        send(postmaster, libc::SIGSTOP);
+        for &pid in pids {
+            send(pid, libc::SIGKILL);
+        }
+        send(postmaster, libc::SIGCONT);
         wait_until("the server to notice a crash", LONG, || {
             witness.batch_execute("SELECT 1").is_err()
         });
@@ -244,6 +269,13 @@ impl Drop for Cluster {
         let _ = fs::remove_dir_all(self.data_dir());
         let _ = fs::remove_file(self.log_file());
     }
+}
+
+fn send(pid: i32, signal: i32) {
+    assert!(pid > 1);
+    // SAFETY: kill takes any process id; the caller got this one from the server just now.
+    let result = unsafe { libc::kill(pid, signal) };
+    assert_eq!(result, 0, "process {pid} was not there for signal {signal}");
 }
 
 /// A port below the range from which the kernel takes those of outgoing connections.

@@ -2,6 +2,8 @@
 //!
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
+//! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
+//! - [`disk`]: a small file system to fill;
 //! - [`aftermath`]: what must not be left when a migration has ended;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
 //! - [`wait`]: waiting for something to become true, with a deadline.
@@ -14,6 +16,8 @@
 
 pub mod aftermath;
 pub mod cluster;
+pub mod disk;
+pub mod matrix;
 pub mod repart;
 pub mod run_dir;
 pub mod wait;

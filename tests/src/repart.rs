@@ -8,17 +8,6 @@ use postgres::{Client, Row};
 use crate::cluster::Cluster;
 use crate::wait::{LONG, wait_for, wait_until};
 
-/// The points at which `repart.hold_at` can stop a mover, in the order in which a migration passes them.
-pub const HOLD_POINTS: [&str; 7] = [
-    "preparing",
-    "copying",
-    "catching_up",
-    "verifying",
-    "cutting_over",
-    "switched",
-    "cleaning",
-];
-
 /// One row of `repart.shards`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
@@ -199,7 +188,7 @@ impl<'a> Session<'a> {
             .collect()
     }
 
-    /// Makes movers stop at a point, see [`HOLD_POINTS`].
+    /// Makes movers stop at these points; `src/migrate/hold.rs` says how they are written.
     pub fn hold_at(&mut self, point: &str) {
         self.set("repart.hold_at", &format!("'{point}'"));
     }

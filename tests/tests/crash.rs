@@ -1,150 +1,118 @@
-//! kill -9 of the mover at every point of a migration, and crashes of the whole server: without a human, the
+//! The crash matrix, one test per row (see `repart_tests::matrix`), and every forced end: without a human, the
 //! journal leads to exactly the old or the new shards, with all rows once and nothing left behind.
+//!
+//! The servers run with fsync off: what is tested is what survives the death of processes, for which what they
+//! wrote to the operating system is enough. What survives a power cut is PostgreSQL's own promise, and repart
+//! adds no file and no format of its own to it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
+use repart_core::state::State;
+
 use repart_tests::aftermath::{assert_nothing_left, assert_sound};
-use repart_tests::cluster::{Cluster, Shutdown};
+use repart_tests::cluster::Cluster;
+use repart_tests::matrix::observed::{self, edges_of_table};
+use repart_tests::matrix::scenario::is_forced_end;
+use repart_tests::matrix::{Failure, run_row};
 use repart_tests::repart::Session;
 use repart_tests::wait::{LONG, wait_until};
 use repart_tests::workload::{Options, Workload};
 
-const KEYS: i64 = 8_000;
-const OLD: [i64; 1] = [4_000];
-const NEW: [i64; 2] = [2_000, 4_000];
+macro_rules! rows {
+    ($($name:ident: $failure:ident),* $(,)?) => {
+        const ROWS: &[Failure] = &[$(Failure::$failure),*];
 
-/// What comes over the server while a mover is held.
-#[derive(Clone, Copy)]
-enum Crash {
-    /// SIGKILL of the mover: the postmaster ends all sessions and recovers.
-    KilledMover,
-    /// `pg_ctl stop -m immediate` and a new start.
-    ImmediateShutdown,
+        $(#[test]
+        fn $name() {
+            run_row(Failure::$failure);
+        })*
+    };
 }
 
-/// Whether clients can work while a mover is held there; within the cutover they wait for it.
-fn clients_work_at(point: &str) -> bool {
-    point != "switched"
+rows! {
+    recovers_from_killed_movers_in_every_state: MoverKilled,
+    recovers_from_a_killed_observer_in_every_state: ObserverKilled,
+    recovers_from_a_killed_launcher_in_every_state: LauncherKilled,
+    recovers_from_a_killed_client_in_every_state: ClientKilled,
+    recovers_from_a_killed_postmaster_in_every_state: PostmasterKilled,
+    recovers_from_an_immediate_shutdown_in_every_state: ImmediateShutdown,
+    recovers_from_a_fast_shutdown_in_every_state: FastShutdown,
+    goes_on_after_workers_were_terminated_in_every_state: WorkersTerminated,
+    goes_on_after_a_client_was_terminated_in_every_state: ClientTerminated,
+    ends_cleanly_when_the_disk_is_full_in_every_state: FullDisk,
 }
 
-/// Splits a shard under load, lets the crash happen while the mover is held at the point, and checks what
-/// comes of it.
-fn crash_at(point: &str, crash: Crash) {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &OLD, KEYS);
-    let workload = Workload::start(
-        &cluster,
-        "postgres",
-        Options::new("orders", KEYS).with_crashes(),
-    );
-
-    session.hold_at(point);
-    let id = session.queue("repart_split('orders1', '2000')");
-    let mover = session.wait_held(point);
-    // Nobody but the mover sees what its cutover is about to commit.
-    if point != "switched" {
-        let reason = session.migration(id).reason;
-        assert_eq!(reason, Some(format!("held at {point}")));
+#[test]
+fn the_matrix_has_a_row_for_every_failure() {
+    for failure in Failure::ALL {
+        assert!(ROWS.contains(&failure), "no row for {failure:?}");
     }
-    if clients_work_at(point) {
+}
+
+const KEYS: i64 = 3_000;
+const OLD: [i64; 1] = [2_000];
+const NEW: [i64; 2] = [1_000, 2_000];
+
+/// Makes each transition to `end` from where the table of transitions says that it exists, under load, and
+/// checks that the old shards are as if nothing had been.
+fn force_every_end(end: State, force: impl Fn(&mut Session, i64, i32)) {
+    let cluster = Cluster::with_repart(&["max_worker_processes = 80", "repart.max_movers = 64"]);
+    let mut session = Session::open(&cluster, "postgres");
+    observed::watch(&mut session);
+    let edges = edges_of_table();
+    let ends = edges
+        .into_iter()
+        .filter(|edge| is_forced_end(edge) && edge.1 == end);
+    for edge in ends {
+        let from = edge.0.as_str();
+        let table = format!("t_{from}_");
+        session.create_sharded_table(&table, &OLD, KEYS);
+        let workload = Workload::start(&cluster, "postgres", Options::new(&table, KEYS));
+        let shards = session.shards(&table);
+        session.hold_at(from);
+        let id = session.queue(&format!("repart_split('{table}1', '1000')"));
+        let mover = session.wait_held(from);
         workload.proceed(50);
-    }
-    match crash {
-        Crash::KilledMover => cluster.kill9(mover),
-        Crash::ImmediateShutdown => cluster.restart(Shutdown::Immediate),
-    }
-    session.reopen();
-    session.release();
-
-    let migration = session.wait_ended(id);
-    workload.proceed(200);
-    let report = workload.stop();
-    assert!(report.disconnects > 0, "the clients did not notice a crash");
-    report.assert_clean();
-    let bounds = session.bounds("orders");
-    if migration.state == "done" {
-        assert_eq!(bounds, NEW, "{migration:?}");
-    } else {
-        assert_eq!(bounds, OLD, "{migration:?}");
-        assert_ne!(
-            point, "cleaning",
-            "a cutover that was committed cannot fail: {migration:?}"
+        force(&mut session, id, mover);
+        session.release();
+        let migration = session.wait_ended(id);
+        assert_eq!(migration.state, end.as_str(), "{migration:?}");
+        assert!(
+            observed::edges(&mut session, id).contains(&edge),
+            "{from} → {end}"
         );
+        assert_nothing_left(&mut session);
+        assert_eq!(session.shards(&table), shards);
+        workload.proceed(50);
+        workload.stop().assert_clean();
+        assert_sound(&mut session, &table);
+        let again = session.queue(&format!("repart_split('{table}1', '1000')"));
+        session.wait_done(again);
     }
-    assert_nothing_left(&mut session);
-    assert_sound(&mut session, "orders");
-
-    // What recovered must work.
-    let merge = session.queue("repart_merge(VARIADIC (SELECT array_agg(shard) FROM repart.shards WHERE relation = 'orders'::regclass))");
-    session.wait_done(merge);
-    assert_eq!(session.bounds("orders"), []);
-    assert_nothing_left(&mut session);
 }
 
 #[test]
-fn recovers_from_a_mover_killed_while_preparing() {
-    crash_at("preparing", Crash::KilledMover);
+fn a_cancelled_migration_leaves_nothing_in_any_state() {
+    force_every_end(State::Cancelled, |session, id, _| {
+        session.query("SELECT repart_cancel($1)", &[&id]);
+    });
 }
 
+/// What makes no progress is given up: here as if ten movers had died in the same state.
 #[test]
-fn recovers_from_a_mover_killed_while_copying() {
-    crash_at("copying", Crash::KilledMover);
-}
-
-#[test]
-fn recovers_from_a_mover_killed_while_catching_up() {
-    crash_at("catching_up", Crash::KilledMover);
-}
-
-#[test]
-fn recovers_from_a_mover_killed_while_verifying() {
-    crash_at("verifying", Crash::KilledMover);
-}
-
-#[test]
-fn recovers_from_a_mover_killed_before_the_cutover() {
-    crash_at("cutting_over", Crash::KilledMover);
-}
-
-#[test]
-fn recovers_from_a_mover_killed_just_before_the_cutover_commits() {
-    crash_at("switched", Crash::KilledMover);
-}
-
-#[test]
-fn recovers_from_a_mover_killed_while_cleaning() {
-    crash_at("cleaning", Crash::KilledMover);
-}
-
-#[test]
-fn recovers_from_an_immediate_shutdown_while_copying() {
-    crash_at("copying", Crash::ImmediateShutdown);
-}
-
-#[test]
-fn recovers_from_an_immediate_shutdown_just_before_the_cutover_commits() {
-    crash_at("switched", Crash::ImmediateShutdown);
-}
-
-/// A mover that is told to end, by an administrator or a shutdown, is no reason to give up either.
-#[test]
-fn recovers_from_a_mover_terminated_while_copying() {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &OLD, KEYS);
-    let workload = Workload::start(&cluster, "postgres", Options::new("orders", KEYS));
-    session.hold_at("copying");
-    let id = session.queue("repart_split('orders1', '2000')");
-    let mover = session.wait_held("copying");
-    session.query("SELECT pg_terminate_backend($1)", &[&mover]);
-    session.release();
-    let migration = session.wait_ended(id);
-    assert_eq!(migration.state, "done", "{migration:?}");
-    workload.stop().assert_clean();
-    assert_eq!(session.bounds("orders"), NEW);
-    assert_nothing_left(&mut session);
-    assert_sound(&mut session, "orders");
+fn a_migration_that_is_given_up_leaves_nothing_in_any_state() {
+    force_every_end(State::Failed, |session, id, mover| {
+        session.query(
+            "UPDATE repart.journal SET attempts = 10 WHERE id = $1",
+            &[&id],
+        );
+        session.query("SELECT pg_terminate_backend($1)", &[&mover]);
+        wait_until(
+            "another mover",
+            LONG,
+            || matches!(session.workers("mover")[..], [another] if another != mover),
+        );
+    });
 }
 
 /// Nothing but the end of the mover itself tells the observer that another one is needed: it must not wait for
@@ -155,7 +123,7 @@ fn another_mover_takes_over_at_once_from_one_that_ended() {
     let mut session = Session::open(&cluster, "postgres");
     session.create_sharded_table("orders", &OLD, KEYS);
     session.hold_at("copying");
-    let id = session.queue("repart_split('orders1', '2000')");
+    let id = session.queue("repart_split('orders1', '1000')");
     let mover = session.wait_held("copying");
     session.query("SELECT pg_terminate_backend($1)", &[&mover]);
     wait_until(
@@ -167,29 +135,4 @@ fn another_mover_takes_over_at_once_from_one_that_ended() {
     session.wait_done(id);
     assert_eq!(session.bounds("orders"), NEW);
     assert_nothing_left(&mut session);
-}
-
-/// A planned restart in the middle of a migration, with clients that connect again.
-#[test]
-fn goes_on_after_a_fast_restart_while_catching_up() {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &OLD, KEYS);
-    let workload = Workload::start(
-        &cluster,
-        "postgres",
-        Options::new("orders", KEYS).with_crashes(),
-    );
-    session.hold_at("catching_up");
-    let id = session.queue("repart_split('orders1', '2000')");
-    session.wait_held("catching_up");
-    cluster.restart(Shutdown::Fast);
-    session.reopen();
-    session.release();
-    let migration = session.wait_ended(id);
-    assert_eq!(migration.state, "done", "{migration:?}");
-    workload.stop().assert_clean();
-    assert_eq!(session.bounds("orders"), NEW);
-    assert_nothing_left(&mut session);
-    assert_sound(&mut session, "orders");
 }

@@ -1,16 +1,17 @@
-//! One migration that fails or is cancelled disturbs nothing else, and workers that die come back.
+//! One migration or table that fails disturbs nothing else. (Failures of processes and of the disk during a
+//! migration: `crash.rs`.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
 use std::fs;
-use std::process::Command;
 
 use postgres::error::SqlState;
 
 use repart_tests::aftermath::{assert_nothing_left, assert_sound};
 use repart_tests::cluster::Cluster;
+use repart_tests::disk::SmallDisk;
 use repart_tests::repart::Session;
-use repart_tests::wait::{LONG, wait_until};
+use repart_tests::wait::LONG;
 use repart_tests::workload::{Options, Workload};
 
 const KEYS: i64 = 6_000;
@@ -53,66 +54,6 @@ fn a_migration_that_fails_stops_neither_the_workers_nor_another_migration() {
     assert_nothing_left(&mut session);
     assert_sound(&mut session, "orders");
     assert_sound(&mut session, "u");
-}
-
-/// Cancels a migration that is held at a point and checks that the old shards are as if nothing had been.
-fn cancel_at(point: &str) {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &[3_000], KEYS);
-    let workload = Workload::start(&cluster, "postgres", Options::new("orders", KEYS));
-    session.hold_at(point);
-    let id = session.queue("repart_split('orders1', '1000')");
-    session.wait_held(point);
-    workload.proceed(100);
-    session.query("SELECT repart_cancel($1)", &[&id]);
-    session.release();
-    assert_eq!(session.wait(id), "cancelled", "{:?}", session.migration(id));
-    assert_nothing_left(&mut session);
-    assert_eq!(session.bounds("orders"), [3_000]);
-    assert_eq!(session.shards("orders")[0].name, "orders1");
-    workload.proceed(100);
-    workload.stop().assert_clean();
-    assert_sound(&mut session, "orders");
-}
-
-#[test]
-fn a_migration_cancelled_while_copying_leaves_nothing() {
-    cancel_at("copying");
-}
-
-#[test]
-fn a_migration_cancelled_while_verifying_leaves_nothing() {
-    cancel_at("verifying");
-}
-
-#[test]
-fn workers_that_are_killed_come_back() {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &[3_000], KEYS);
-    for kind in ["observer", "launcher"] {
-        let pid = session.wait_worker(kind);
-        cluster.kill9(pid);
-        session.reopen();
-        wait_until(
-            &format!("another {kind} than {pid}"),
-            LONG,
-            || matches!(session.workers(kind)[..], [another] if another != pid),
-        );
-    }
-    // Terminated, not killed: the server does not restart, so that the launcher has to notice.
-    let observer = session.wait_worker("observer");
-    session.query("SELECT pg_terminate_backend($1)", &[&observer]);
-    wait_until(
-        "an observer after the terminated one",
-        LONG,
-        || matches!(session.workers("observer")[..], [another] if another != observer),
-    );
-    let split = session.queue("repart_split('orders1', '1000')");
-    session.wait_done(split);
-    assert_eq!(session.bounds("orders"), [1_000, 3_000]);
-    assert_nothing_left(&mut session);
 }
 
 /// Load of an hour, far above what a shard may serve.
@@ -161,33 +102,11 @@ fn a_table_that_cannot_be_planned_for_does_not_keep_the_others_from_it() {
     assert_eq!(session.wait_worker("observer"), observer);
 }
 
-/// A file system of one megabyte over a directory, until dropped.
-struct TinyDisk(std::path::PathBuf);
-
-impl TinyDisk {
-    fn mount(directory: std::path::PathBuf) -> Option<Self> {
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(&directory)
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then_some(Self(directory))
-    }
-}
-
-impl Drop for TinyDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_migration_that_would_fill_the_disk_is_refused_at_once() {
     let cluster = Cluster::with_repart(&[]);
     let directory = cluster.create_tablespace("tiny");
-    let Some(_disk) = TinyDisk::mount(directory) else {
-        println!("skipped: mounting a small file system needs root");
+    let Some(_disk) = SmallDisk::mount(&directory, 1) else {
         return;
     };
     let mut session = Session::open(&cluster, "postgres");

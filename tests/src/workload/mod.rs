@@ -5,7 +5,7 @@
 mod client;
 mod memory;
 mod operation;
-mod random;
+pub mod random;
 mod report;
 
 use std::collections::BTreeMap;
@@ -76,8 +76,15 @@ struct Shared {
 }
 
 impl Workload {
-    /// Starts the clients, on a table that is as it was created.
+    /// Starts the clients, on a table that is as it was created, and waits until they are at work.
     pub fn start(cluster: &Cluster, database: &str, options: Options) -> Self {
+        let workload = Self::spawn(cluster, database, options);
+        workload.proceed(50);
+        workload
+    }
+
+    /// As [`Workload::start`], without waiting.
+    pub fn spawn(cluster: &Cluster, database: &str, options: Options) -> Self {
         let config = cluster.config(database);
         let shared = Arc::new(Shared::default());
         let threads = (0..options.clients)
@@ -88,14 +95,12 @@ impl Workload {
                 std::thread::spawn(move || worker.work())
             })
             .collect();
-        let workload = Self {
+        Self {
             options,
             config,
             shared,
             threads,
-        };
-        workload.proceed(50);
-        workload
+        }
     }
 
     /// Waits until the clients together have done so many more operations.

@@ -1,0 +1,62 @@
+//! Migrations that between them make every transition there is.
+
+use repart_core::state::State;
+
+use super::observed::{Edge, edges_of_table};
+use crate::repart::Session;
+
+/// How a kind of migration comes about.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Its name, part of the names of tables.
+    pub name: &'static str,
+    /// Makes the table with this name, of keys below [`KEYS`].
+    pub prepare: fn(&mut Session, &str),
+    /// The call that queues the migration of this table.
+    pub call: fn(&str) -> String,
+    /// The inner bounds of the table before and after.
+    pub bounds: (&'static [i64], &'static [i64]),
+}
+
+/// Keys that clients use: 0 .. this. The lowest shard, which is migrated, has negative keys for tests too.
+pub const KEYS: i64 = 6_000;
+
+const OLD: &[i64] = &[5_000];
+
+/// A new transition that the first of these does not make needs a migration here that makes it.
+pub const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "split",
+    prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
+    call: |table| format!("repart_split('{table}1', '2000')"),
+    bounds: (OLD, &[2_000, 5_000]),
+}];
+
+/// Fills another tablespace, named `small`.
+pub const MOVE_TO_SMALL: Scenario = Scenario {
+    name: "move",
+    prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
+    call: |table| format!("repart_move('{table}1', tablespace => 'small')"),
+    bounds: (OLD, OLD),
+};
+
+/// The transitions to a forced end, which are made from wherever a migration is held.
+pub fn is_forced_end(edge: &Edge) -> bool {
+    matches!(edge.1, State::Cancelled | State::Failed)
+}
+
+/// Fails unless every transition is made by a scenario, or is a forced end.
+///
+/// # Panics
+/// Panics with what to add otherwise.
+pub fn require_all_reached(reached: &[Edge]) {
+    let missing: Vec<String> = edges_of_table()
+        .into_iter()
+        .filter(|edge| !is_forced_end(edge) && !reached.contains(edge))
+        .map(|(from, to)| format!("{from} → {to}"))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "no scenario makes the transitions {missing:?}: add to SCENARIOS in tests/src/matrix/scenario.rs a \
+         migration that makes them, so that a crash before and after each of them is tested"
+    );
+}
