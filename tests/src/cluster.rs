@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use postgres::{Client, Config, NoTls};
 
@@ -177,6 +179,22 @@ impl Cluster {
         wait_for("the server to accept connections", LONG, || {
             self.config(database).connect(NoTls).ok()
         })
+    }
+
+    /// Kills a process that may have ended by itself; returns whether the postmaster took it for a crash.
+    pub fn try_kill9(&self, pid: i32) -> bool {
+        let mut witness = self.connect("postgres");
+        assert!(pid > 1);
+        // SAFETY: as in `send`; the process may be gone.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline {
+            if witness.batch_execute("SELECT 1").is_err() {
+                return true;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        false
     }
 
     fn postmaster(&self) -> i32 {

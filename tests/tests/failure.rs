@@ -127,3 +127,46 @@ fn a_migration_that_would_fill_the_disk_is_refused_at_once() {
     assert_eq!(session.number("SELECT count(*) FROM repart.migrations"), 0);
     assert_nothing_left(&mut session);
 }
+
+/// The log is written by clients: a full log must not be an error of theirs, so it is not where targets go.
+/// And neither log nor targets go where the server would put new tables.
+#[test]
+fn log_and_targets_go_neither_to_the_default_tablespace_setting_nor_the_log_to_the_targets() {
+    let cluster = Cluster::with_repart(&[]);
+    cluster.create_tablespace("other");
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[1_000], 3_000);
+    session.set("default_tablespace", "'other'");
+    for (call, targets, log) in [
+        // Both in the database's own tablespace, where clients write anyway.
+        ("repart_split('orders1', '500')", None, None),
+        (
+            "repart_move('orders2', tablespace => 'other')",
+            Some("other"),
+            None,
+        ),
+        // Back again: the targets are to fill the database's tablespace, so the log is beside the source.
+        (
+            "repart_move((SELECT shard FROM repart.shards WHERE tablespace = 'other'), tablespace => 'pg_default')",
+            None,
+            Some("other"),
+        ),
+    ] {
+        session.hold_at("copying");
+        let id = session.queue(call);
+        session.wait_held("copying");
+        for (pattern, expected) in [("log_", log), ("t_", targets)] {
+            let sql = "SELECT t.spcname::text FROM pg_class c LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace
+                        WHERE c.relnamespace = 'repart'::regnamespace AND c.relname LIKE $1 || $2 || '%' AND c.relkind = 'r'";
+            let rows = session.query(sql, &[&pattern, &id.to_string()]);
+            assert!(!rows.is_empty(), "{call}: no {pattern}");
+            for row in rows {
+                let found: Option<String> = row.get(0);
+                assert_eq!(found.as_deref(), expected, "{call}: {pattern}");
+            }
+        }
+        session.release();
+        session.wait_done(id);
+    }
+    assert_nothing_left(&mut session);
+}

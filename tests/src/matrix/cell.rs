@@ -169,6 +169,11 @@ impl Cell {
             let said = Some(format!("held at {}", self.moment.name()));
             assert_eq!(migration.reason, said, "{}", self.table);
         }
+        if self.moment.point.contains('#') {
+            let sql = "SELECT bytes_done > 0 AND bytes_done < bytes_total FROM repart.journal WHERE id = $1";
+            let amid: bool = session.query(sql, &[&self.migration])[0].get(0);
+            assert!(amid, "{} is not between two batches", self.table);
+        }
     }
 
     /// Waits until the migration has ended.

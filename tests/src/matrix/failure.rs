@@ -55,15 +55,16 @@ impl Failure {
         )
     }
 
-    /// Lets it happen to migrations that are held by these processes; afterwards the session works again.
-    pub fn inflict(self, session: &mut Session, cells: &[Cell], movers: &[i32]) {
+    /// Lets it happen to these movers, and clients of these tables; afterwards the session works again. A full
+    /// disk is the caller's to make.
+    pub fn inflict(self, session: &mut Session, tables: &[&str], movers: &[i32]) {
         let cluster = session.cluster();
         match self {
             Self::MoverKilled => cluster.kill9_all(movers),
             Self::ObserverKilled => cluster.kill9(session.wait_worker("observer")),
             Self::LauncherKilled => cluster.kill9(session.wait_worker("launcher")),
             Self::ClientKilled => {
-                let mut victim = writing_client(session, cells);
+                let mut victim = writing_client(session, tables);
                 cluster.kill9(backend_of(&mut victim));
             }
             Self::PostmasterKilled => cluster.kill_postmaster_and_start(),
@@ -79,7 +80,7 @@ impl Failure {
                 );
             }
             Self::ClientTerminated => {
-                let mut victim = writing_client(session, cells);
+                let mut victim = writing_client(session, tables);
                 let pid = backend_of(&mut victim);
                 session.query("SELECT pg_terminate_backend($1)", &[&pid]);
             }
@@ -91,16 +92,13 @@ impl Failure {
     }
 }
 
-/// A session in a transaction that has written each migrating shard to which a client gets.
-fn writing_client(session: &mut Session, cells: &[Cell]) -> Client {
+/// A session in a transaction that has written the lowest shard of each table.
+fn writing_client(session: &mut Session, tables: &[&str]) -> Client {
     let mut client = session.cluster().connect("postgres");
     client.batch_execute("BEGIN").unwrap();
-    for cell in cells.iter().filter(|cell| cell.moment.lets_clients_work()) {
+    for table in tables {
         // A key that no client of the workload owns: if it is there afterwards, they will tell.
-        let sql = format!(
-            "INSERT INTO {} VALUES (-1, 'never committed', 0)",
-            cell.table
-        );
+        let sql = format!("INSERT INTO {table} VALUES (-1, 'never committed', 0)");
         client.batch_execute(&sql).unwrap();
     }
     client

@@ -60,7 +60,9 @@ pub fn run_row(failure: Failure) {
 
     let movers = hold_all(&mut session, &cells);
     let begun = Instant::now();
-    failure.inflict(&mut session, &cells, &movers);
+    let open = cells.iter().filter(|cell| cell.moment.lets_clients_work());
+    let open: Vec<&str> = open.map(|cell| cell.table.as_str()).collect();
+    failure.inflict(&mut session, &open, &movers);
     if let Some(disk) = &mut disk {
         failure::fill_disk(&mut session, &mut cells, disk);
     }
