@@ -136,3 +136,27 @@ fn another_mover_takes_over_at_once_from_one_that_ended() {
     assert_eq!(session.bounds("orders"), NEW);
     assert_nothing_left(&mut session);
 }
+
+/// A mover that copies batch after batch waits for nothing, and so would not notice that the postmaster is gone;
+/// until it ends, no other can start.
+#[test]
+fn a_busy_mover_does_not_outlive_its_postmaster() {
+    let cluster = Cluster::with_repart(&["repart.batch_duration = '10ms'"]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[390_000], 400_000);
+    session.hold_at("copying#2");
+    let id = session.queue("repart_split('orders1', '1000')");
+    session.wait_held("copying");
+    let copied = "SELECT rows_done FROM repart.journal";
+    let before = session.number(copied);
+    session.release();
+    wait_until("another batch", LONG, || session.number(copied) > before);
+    // For the next server only: this one is not told.
+    session.run("ALTER SYSTEM SET repart.hold_at = 'copying, catching_up'");
+    cluster.kill_postmaster_and_start();
+    session.reopen();
+    assert_eq!(session.migration(id).state, "copying");
+    session.release();
+    session.wait_done(id);
+    assert_nothing_left(&mut session);
+}
