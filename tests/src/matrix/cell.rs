@@ -124,7 +124,7 @@ impl Cell {
         let before = session.shards(&table);
         let options = options(Options {
             clients: 2,
-            pause: std::time::Duration::from_millis(10),
+            pause: std::time::Duration::from_millis(30),
             ..Options::new(&table, KEYS)
         });
         let workload = Workload::spawn(session.cluster(), "postgres", options);

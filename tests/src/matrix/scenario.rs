@@ -19,16 +19,16 @@ pub struct Scenario {
 }
 
 /// Keys that clients use: 0 .. this. The lowest shard, which is migrated, has negative keys for tests too.
-pub const KEYS: i64 = 6_000;
+pub const KEYS: i64 = 4_000;
 
-const OLD: &[i64] = &[5_000];
+const OLD: &[i64] = &[3_000];
 
 /// A new transition that the first of these does not make needs a migration here that makes it.
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "split",
     prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
-    call: |table| format!("repart_split('{table}1', '2000')"),
-    bounds: (OLD, &[2_000, 5_000]),
+    call: |table| format!("repart_split('{table}1', '1000')"),
+    bounds: (OLD, &[1_000, 3_000]),
 }];
 
 /// Fills another tablespace, named `small`.
