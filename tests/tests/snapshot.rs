@@ -53,47 +53,245 @@ fn count(client: &mut Client, sql: &str) -> Result<i64, Error> {
     client.query_one(sql, &[]).map(|row| row.get(0))
 }
 
-#[test]
-fn a_transaction_with_an_older_snapshot_gets_40001() {
-    let cluster = cluster_with_tables();
-    let statements = [
-        "SELECT count(*) FROM orders",
-        "SELECT count(*) FROM orders WHERE id = 500",
-        "SELECT count(*) FROM u JOIN orders USING (id)",
+/// What reads a table, kind by kind: what the session does beforehand, and the statement. `SHARD` stands for a
+/// shard that the cutover made.
+const KINDS: [(&str, &str); 32] = [
+    ("", "SELECT count(*) FROM orders"),
+    ("", "SELECT count(*) FROM orders WHERE id = 500"),
+    ("", "SELECT count(*) FROM u JOIN orders USING (id)"),
+    (
+        "",
+        "SELECT count(*) FROM u WHERE EXISTS (SELECT FROM orders o WHERE o.id = u.id)",
+    ),
+    ("", "SELECT id FROM orders WHERE id = 500 FOR UPDATE"),
+    ("", "SELECT id FROM orders WHERE id = 500 FOR KEY SHARE"),
+    ("", "SELECT count(*) FROM SHARD"),
+    ("", "TABLE ONLY SHARD"),
+    ("", "SELECT count(*) FROM SHARD TABLESAMPLE SYSTEM (100)"),
+    (
+        "",
         "WITH changed AS (UPDATE orders SET counter = counter + 1 WHERE id = 500 RETURNING 1) SELECT count(*) FROM changed",
+    ),
+    (
+        "",
         "WITH gone AS (DELETE FROM orders WHERE id = 500 RETURNING 1) SELECT count(*) FROM gone",
-    ];
-    let mut readers: Vec<Client> = statements
+    ),
+    (
+        "",
+        "WITH o AS MATERIALIZED (SELECT * FROM orders) SELECT count(*) FROM o",
+    ),
+    (
+        "",
+        "INSERT INTO orders VALUES (500, 'upsert', 1) ON CONFLICT (id) DO UPDATE SET payload = 'upsert'",
+    ),
+    (
+        "",
+        "INSERT INTO u SELECT -id, payload, counter FROM orders WHERE id > 0",
+    ),
+    (
+        "",
+        "MERGE INTO orders o USING u ON o.id = u.id WHEN MATCHED THEN UPDATE SET counter = 1",
+    ),
+    (
+        "",
+        "MERGE INTO u USING orders o ON o.id = u.id WHEN MATCHED THEN UPDATE SET counter = 1",
+    ),
+    ("", "SELECT count(*) FROM seen"),
+    ("", "SELECT count(*) FROM seen_behind_a_barrier"),
+    ("", "INSERT INTO ruled VALUES (1)"),
+    ("", "SELECT by_sql()"),
+    (
+        "SELECT by_plpgsql() FROM generate_series(1, 9)",
+        "SELECT by_plpgsql()",
+    ),
+    ("", "DO 'BEGIN PERFORM FROM orders; END'"),
+    (
+        "PREPARE p AS SELECT count(*) FROM orders; SET plan_cache_mode = force_generic_plan; EXECUTE p; EXECUTE p",
+        "EXECUTE p",
+    ),
+    ("", "DECLARE c CURSOR FOR SELECT * FROM orders"),
+    (
+        "",
+        "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT * FROM orders",
+    ),
+    ("", "EXPLAIN (ANALYZE, TIMING OFF) SELECT * FROM orders"),
+    ("", "CREATE TABLE copied AS SELECT * FROM orders"),
+    ("", "REFRESH MATERIALIZED VIEW counted"),
+    ("", "COPY (SELECT * FROM orders) TO '/dev/null'"),
+    ("", "COPY SHARD TO '/dev/null'"),
+    ("", "COPY SHARD (id) TO '/dev/null' (FORMAT binary)"),
+    (
+        "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET debug_parallel_query = on",
+        "SELECT count(*) FROM orders WHERE counter = 0",
+    ),
+];
+
+/// What some of [`KINDS`] use.
+const HELPERS: &str = "
+    CREATE VIEW seen AS SELECT * FROM orders WHERE id < 2000;
+    CREATE VIEW seen_behind_a_barrier WITH (security_barrier) AS SELECT * FROM orders WHERE id < 2000;
+    CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM orders;
+    CREATE TABLE ruled (n int);
+    CREATE RULE ruled AS ON INSERT TO ruled DO INSTEAD SELECT count(*) FROM orders;
+    CREATE FUNCTION by_sql() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM orders';
+    CREATE FUNCTION by_plpgsql() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM orders); END'";
+
+/// The name of the setting changed with PostgreSQL 16.
+fn before(client: &mut Client, sql: &str) {
+    let version: i32 = client
+        .query_one("SELECT current_setting('server_version_num')::int", &[])
+        .unwrap()
+        .get(0);
+    let sql = match version {
+        ..160_000 => sql.replace("debug_parallel_query", "force_parallel_mode"),
+        _ => sql.to_owned(),
+    };
+    client.batch_execute(&sql).unwrap();
+}
+
+fn begin(client: &mut Client, level: &str) {
+    client
+        .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
+        .unwrap();
+}
+
+#[test]
+fn every_kind_of_statement_on_an_older_snapshot_gets_40001() {
+    let cluster = cluster_with_tables();
+    let mut session = Session::open(&cluster, "postgres");
+    session.run(HELPERS);
+    let mut readers: Vec<Client> = KINDS
         .iter()
-        .map(|_| with_snapshot(&cluster, "REPEATABLE READ"))
+        .map(|(setup, _)| {
+            let mut client = cluster.connect("postgres");
+            before(&mut client, setup);
+            begin(&mut client, "REPEATABLE READ");
+            client
+        })
         .collect();
     let mut serializable = with_snapshot(&cluster, "SERIALIZABLE");
-    let mut by_cursor = with_snapshot(&cluster, "REPEATABLE READ");
-    let mut read_committed = with_snapshot(&cluster, "READ COMMITTED");
     let mut elsewhere = with_snapshot(&cluster, "REPEATABLE READ");
-
     split(&cluster);
-
-    for (reader, statement) in readers.iter_mut().zip(statements) {
-        assert_refused(count(reader, statement));
+    let shard = session.shards("orders")[0].name.clone();
+    for (reader, (_, statement)) in readers.iter_mut().zip(KINDS) {
+        let statement = statement.replace("SHARD", &shard);
+        println!("{statement}");
+        assert_refused(reader.batch_execute(&statement));
         // As an application does: again from the start.
-        reader
-            .batch_execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ")
-            .unwrap();
-        count(reader, statement).unwrap();
+        reader.batch_execute("ROLLBACK").unwrap();
+        begin(reader, "REPEATABLE READ");
+        reader.batch_execute(&statement).unwrap();
         reader.batch_execute("ROLLBACK").unwrap();
     }
     assert_refused(count(&mut serializable, "SELECT count(*) FROM orders"));
-    assert_refused(
-        by_cursor.batch_execute("DECLARE c CURSOR FOR SELECT * FROM orders; FETCH ALL FROM c"),
-    );
-    assert_eq!(
-        count(&mut read_committed, "SELECT count(*) FROM orders").unwrap(),
+    for unaffected in [
+        "SELECT count(*) FROM u",
+        "SELECT count(*) FROM (TABLE u1 UNION ALL TABLE u2) AS x",
+    ] {
+        assert_eq!(count(&mut elsewhere, unaffected).unwrap(), rows());
+    }
+    for unaffected in [
+        "COPY u1 TO '/dev/null'",
+        "COPY orders2 TO '/dev/null'",
+        "SELECT FROM orders2",
+        "EXPLAIN SELECT FROM orders",
+    ] {
+        elsewhere.batch_execute(unaffected).unwrap();
+    }
+}
+
+/// PostgreSQL's SERIALIZABLE keeps no track of what was read in shards that are gone.
+#[test]
+fn writes_of_a_transaction_older_than_the_cutover_get_40001_too() {
+    let cluster = cluster_with_tables();
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut session = Session::open(&cluster, "postgres");
+        session.run("DROP TABLE orders");
+        session.create_sharded_table("orders", &[3_000], KEYS);
+        let mut by_insert = with_snapshot(&cluster, level);
+        let mut by_copy = with_snapshot(&cluster, level);
+        split(&cluster);
+        assert_refused(by_insert.batch_execute("INSERT INTO orders VALUES (0, '', 0)"));
+        assert_refused(by_copy.batch_execute("COPY orders FROM PROGRAM 'printf \"0\\t\\t0\\n\"'"));
+        assert_eq!(session.number("SELECT count(*) FROM orders"), rows());
+    }
+}
+
+/// Each statement begins, and takes its locks and whatever snapshot it takes first, while a cutover holds its
+/// locks. Under READ COMMITTED none may notice.
+#[test]
+fn statements_that_wait_for_a_cutover_get_no_error_under_read_committed() {
+    let cluster = cluster_with_tables();
+    let mut session = Session::open(&cluster, "postgres");
+    session.run(HELPERS);
+    session.run("CREATE TABLE counts (kind int, rows bigint)");
+    let waiting = [
+        "INSERT INTO counts SELECT 0, count(*) FROM orders",
+        "DO 'BEGIN INSERT INTO counts SELECT 1, count(*) FROM orders; END'",
+        "INSERT INTO counts SELECT 2, by_sql()",
+        "INSERT INTO counts SELECT 3, by_plpgsql()",
+        "CREATE TABLE made AS EXECUTE p; INSERT INTO counts SELECT 4, count FROM made",
+        "COPY (SELECT count(*) FROM orders) TO 'FILE'; CREATE TEMP TABLE c (n bigint);
+         COPY c FROM 'FILE'; INSERT INTO counts SELECT 5, n FROM c",
+        "REFRESH MATERIALIZED VIEW counted; INSERT INTO counts SELECT 6, count FROM counted",
+        "BEGIN; DECLARE c CURSOR FOR SELECT count(*) FROM orders; CREATE TEMP TABLE c (n bigint);
+         DO 'DECLARE n bigint; c refcursor := ''c''; BEGIN FETCH c INTO n; INSERT INTO counts VALUES (7, n); END'; COMMIT",
+        "EXECUTE i",
+        "EXPLAIN (ANALYZE, TIMING OFF) INSERT INTO counts SELECT 9, count(*) FROM orders",
+        "COPY orders1 TO '/dev/null'",
+        "EXECUTE p",
+        "EXPLAIN ANALYZE EXECUTE p",
+        "COPY orders FROM PROGRAM 'printf \"\"'",
+        "SELECT FROM orders WHERE id = 500 FOR UPDATE",
+    ];
+    let file = cluster.scratch("copied").display().to_string();
+    let mut clients: Vec<Client> = waiting
+        .iter()
+        .map(|_| {
+            let mut client = cluster.connect("postgres");
+            client
+                .batch_execute(
+                    "PREPARE p AS SELECT count(*) FROM orders;
+                     PREPARE i AS INSERT INTO counts SELECT 8, count(*) FROM orders;
+                     SET plan_cache_mode = force_generic_plan; EXECUTE p; EXECUTE p",
+                )
+                .unwrap();
+            client
+        })
+        .collect();
+    session.hold_at("switched");
+    // The shard keeps its name, so that one can ask for it meanwhile.
+    cluster.create_tablespace("elsewhere");
+    let id = session.queue("repart_move('orders1', tablespace => 'elsewhere')");
+    session.wait_held("switched");
+    let threads: Vec<_> = clients
+        .drain(..)
+        .zip(waiting)
+        .map(|(mut client, statement)| {
+            let statement = statement.replace("FILE", &file);
+            std::thread::spawn(move || (statement.clone(), client.batch_execute(&statement)))
+        })
+        .collect();
+    let expected = waiting.len() as i64;
+    wait_until("everybody to wait", LONG, || {
+        session.number("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted") == expected
+    });
+    session.release();
+    let failed: Vec<_> = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .filter(|(_, result)| result.is_err())
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    session.wait_done(id);
+    let wrong = session.texts(&format!(
+        "SELECT kind || ': ' || rows FROM counts WHERE rows <> {} ORDER BY 1",
         rows()
-    );
+    ));
+    assert!(wrong.is_empty(), "{wrong:?}");
     assert_eq!(
-        count(&mut elsewhere, "SELECT count(*) FROM u").unwrap(),
-        rows()
+        session.number("SELECT count(DISTINCT kind) FROM counts"),
+        10
     );
 }
 
@@ -181,4 +379,134 @@ fn an_imported_snapshot_older_than_the_cutover_gets_40001() {
         ))
         .unwrap();
     assert_refused(count(&mut importer, "SELECT count(*) FROM orders"));
+}
+
+/// What a foreign key does on deletes sees the newest rows; PostgreSQL itself compares them with the snapshot.
+#[test]
+fn a_foreign_key_checked_by_an_older_transaction_misses_no_row_in_the_new_shards() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.run(
+        "CREATE TABLE customers (id int PRIMARY KEY); INSERT INTO customers VALUES (1), (2);
+         CREATE TABLE orders (id bigint PRIMARY KEY, payload text NOT NULL DEFAULT '', counter bigint NOT NULL DEFAULT 0,
+                cascading int REFERENCES customers ON DELETE CASCADE, strict int REFERENCES customers)
+             PARTITION BY RANGE (id);
+         CREATE TABLE orders1 PARTITION OF orders DEFAULT; ALTER TABLE orders DETACH PARTITION orders1;
+         ALTER TABLE orders ATTACH PARTITION orders1 FOR VALUES FROM (MINVALUE) TO (3000);
+         CREATE TABLE orders2 PARTITION OF orders FOR VALUES FROM (3000) TO (MAXVALUE);
+         INSERT INTO orders SELECT n, '', 0, 1, 2 FROM generate_series(0, 99) n;
+         SELECT repart_manage('orders')",
+    );
+    let mut cascading = with_snapshot(&cluster, "REPEATABLE READ");
+    let mut strict = with_snapshot(&cluster, "REPEATABLE READ");
+    let id = session.queue("repart_split('orders1', '50')");
+    session.wait_done(id);
+    assert_refused(cascading.batch_execute("DELETE FROM customers WHERE id = 1"));
+    let error = strict
+        .batch_execute("DELETE FROM customers WHERE id = 2")
+        .unwrap_err();
+    assert!(
+        [
+            &SqlState::FOREIGN_KEY_VIOLATION,
+            &SqlState::T_R_SERIALIZATION_FAILURE
+        ]
+        .contains(&error.code().unwrap()),
+        "{error:?}"
+    );
+    cascading.batch_execute("ROLLBACK").unwrap();
+    strict.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(session.number("SELECT count(*) FROM orders"), 100);
+    session.run("UPDATE orders SET strict = NULL; DELETE FROM customers");
+    assert_eq!(session.number("SELECT count(*) FROM orders"), 0);
+}
+
+/// Starts a split that must wait for an open transaction, and says when it does.
+fn split_that_waits(session: &mut Session) -> i64 {
+    let id = session.queue("repart_split('orders1', '1000')");
+    session.wait_until(
+        "SELECT state = 'cutting_over' AND reason LIKE 'waits for process%' FROM repart.migrations
+          ORDER BY id DESC LIMIT 1",
+        LONG,
+    );
+    id
+}
+
+#[test]
+fn the_cutover_waits_for_an_open_cursor_which_reads_every_row() {
+    let cluster = cluster_with_tables();
+    let mut session = Session::open(&cluster, "postgres");
+    for level in ["READ COMMITTED", "REPEATABLE READ"] {
+        for declaration in ["CURSOR", "SCROLL CURSOR", "BINARY INSENSITIVE CURSOR"] {
+            session.run("DROP TABLE orders");
+            session.create_sharded_table("orders", &[3_000], KEYS);
+            let mut reader = with_snapshot(&cluster, level);
+            reader
+                .batch_execute(&format!(
+                    "DECLARE c {declaration} FOR SELECT id FROM orders; FETCH 10 FROM c"
+                ))
+                .unwrap();
+            let id = split_that_waits(&mut session);
+            let rest = reader
+                .simple_query("FETCH ALL FROM c")
+                .unwrap()
+                .iter()
+                .filter(|message| matches!(message, postgres::SimpleQueryMessage::Row(_)))
+                .count() as i64;
+            assert_eq!(10 + rest, rows(), "{level}, {declaration}");
+            reader.batch_execute("COMMIT").unwrap();
+            session.wait_done(id);
+        }
+    }
+}
+
+#[test]
+fn a_held_cursor_keeps_the_rows_of_its_snapshot_across_a_cutover() {
+    let cluster = cluster_with_tables();
+    let mut reader = with_snapshot(&cluster, "REPEATABLE READ");
+    reader
+        .batch_execute(
+            "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT id FROM orders ORDER BY id; COMMIT",
+        )
+        .unwrap();
+    split(&cluster);
+    let mut session = Session::open(&cluster, "postgres");
+    session.run("UPDATE orders SET id = -id - 1");
+    let read = |client: &mut Client, fetch: &str| -> Vec<i64> {
+        client
+            .simple_query(fetch)
+            .unwrap()
+            .iter()
+            .filter_map(|message| match message {
+                postgres::SimpleQueryMessage::Row(row) => Some(row.get(0)?.parse().unwrap()),
+                _ => None,
+            })
+            .collect()
+    };
+    let expected: Vec<i64> = (0..KEYS).filter(|&key| is_loaded(key)).collect();
+    assert_eq!(read(&mut reader, "FETCH ALL FROM c"), expected);
+    let backwards: Vec<i64> = expected.into_iter().rev().collect();
+    assert_eq!(read(&mut reader, "FETCH BACKWARD ALL FROM c"), backwards);
+}
+
+/// One statement under READ COMMITTED that has begun to read and goes on later.
+#[test]
+fn the_cutover_waits_for_a_statement_that_is_running() {
+    let cluster = cluster_with_tables();
+    let mut session = Session::open(&cluster, "postgres");
+    session.run("SELECT pg_advisory_lock(1)");
+    let mut reader = cluster.connect("postgres");
+    let running = std::thread::spawn(move || {
+        count(
+            &mut reader,
+            "SELECT count(*) FROM (SELECT CASE WHEN id = 1 THEN pg_advisory_lock_shared(1) END FROM orders OFFSET 0) x",
+        )
+    });
+    session.wait_until(
+        "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+        LONG,
+    );
+    let id = split_that_waits(&mut session);
+    session.run("SELECT pg_advisory_unlock(1)");
+    assert_eq!(running.join().unwrap().unwrap(), rows());
+    session.wait_done(id);
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use pgrx::pg_sys;
 use repart_core::state::State;
 
-use crate::catalog::journal;
+use crate::catalog::{cutovers, journal};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
 use crate::migrate::{capture, definition, locks, verify};
@@ -52,6 +52,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
         journal::transition(&job.migration, State::Cleaning)?;
         journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
     }
+    cutovers::record(&changed)?;
     snapshot_guard::record(&changed);
     hold();
     Ok(Attempt::Switched)
