@@ -199,6 +199,11 @@ fn a_dump_through_the_root_older_than_a_move_does_not_find_an_empty_shard() {
 }
 
 #[test]
+fn a_dump_of_data_older_than_a_move_does_not_find_an_empty_shard() {
+    across_a_move(&["--data-only"]);
+}
+
+#[test]
 fn the_cutover_waits_for_a_dump() {
     during_the_dump(&[], true);
 }
