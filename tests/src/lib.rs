@@ -2,6 +2,7 @@
 //!
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
+//! - [`snapshot`]: transactions that are older than a cutover;
 //! - [`aftermath`]: what must not be left when a migration has ended;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
 //! - [`wait`]: waiting for something to become true, with a deadline.
@@ -16,5 +17,6 @@ pub mod aftermath;
 pub mod cluster;
 pub mod repart;
 pub mod run_dir;
+pub mod snapshot;
 pub mod wait;
 pub mod workload;

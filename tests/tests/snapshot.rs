@@ -3,12 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
+use std::io::Write;
+use std::process::Stdio;
+
+use postgres::Client;
 use postgres::error::SqlState;
 use postgres::types::ToSql;
-use postgres::{Client, Error};
 
 use repart_tests::cluster::Cluster;
 use repart_tests::repart::{Session, is_loaded};
+use repart_tests::snapshot::{assert_refused, begin, count, with_snapshot};
 use repart_tests::wait::{LONG, wait_until};
 
 const KEYS: i64 = 6_000;
@@ -29,28 +33,6 @@ fn split(cluster: &Cluster) {
     let mut session = Session::open(cluster, "postgres");
     let id = session.queue("repart_split('orders1', '1000')");
     session.wait_done(id);
-}
-
-/// A session whose transaction took its snapshot, and read nothing yet.
-fn with_snapshot(cluster: &Cluster, level: &str) -> Client {
-    let mut client = cluster.connect("postgres");
-    client
-        .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
-        .unwrap();
-    client
-}
-
-fn assert_refused<T: std::fmt::Debug>(result: Result<T, Error>) {
-    let error = result.expect_err("a snapshot older than the cutover got an answer");
-    assert_eq!(
-        error.code(),
-        Some(&SqlState::T_R_SERIALIZATION_FAILURE),
-        "{error:?}"
-    );
-}
-
-fn count(client: &mut Client, sql: &str) -> Result<i64, Error> {
-    client.query_one(sql, &[]).map(|row| row.get(0))
 }
 
 /// What reads a table, kind by kind: what the session does beforehand, and the statement. `SHARD` stands for a
@@ -147,12 +129,6 @@ fn before(client: &mut Client, sql: &str) {
         _ => sql.to_owned(),
     };
     client.batch_execute(&sql).unwrap();
-}
-
-fn begin(client: &mut Client, level: &str) {
-    client
-        .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
-        .unwrap();
 }
 
 #[test]
@@ -420,93 +396,35 @@ fn a_foreign_key_checked_by_an_older_transaction_misses_no_row_in_the_new_shards
     assert_eq!(session.number("SELECT count(*) FROM orders"), 0);
 }
 
-/// Starts a split that must wait for an open transaction, and says when it does.
-fn split_that_waits(session: &mut Session) -> i64 {
-    let id = session.queue("repart_split('orders1', '1000')");
+/// The initial copy of a subscription reads on the snapshot with which its slot begins.
+#[test]
+fn a_copy_on_the_snapshot_of_a_replication_slot_older_than_the_cutover_gets_40001() {
+    let cluster = Cluster::with_repart(&["wal_level = logical"]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[3_000], KEYS);
+    let mut program = cluster.client_program("psql", "dbname=postgres replication=database");
+    program.args(["-X", "-q", "-v", "VERBOSITY=verbose"]);
+    program
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut psql = program.spawn().unwrap();
+    let mut input = psql.stdin.take().unwrap();
+    let slot = "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ;
+        CREATE_REPLICATION_SLOT initial TEMPORARY LOGICAL pgoutput (SNAPSHOT 'use');\n";
+    input.write_all(slot.as_bytes()).unwrap();
     session.wait_until(
-        "SELECT state = 'cutting_over' AND reason LIKE 'waits for process%' FROM repart.migrations
-          ORDER BY id DESC LIMIT 1",
+        "SELECT count(*) = 1 FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
+          WHERE a.state = 'idle in transaction'",
         LONG,
     );
-    id
-}
-
-#[test]
-fn the_cutover_waits_for_an_open_cursor_which_reads_every_row() {
-    let cluster = cluster_with_tables();
-    let mut session = Session::open(&cluster, "postgres");
-    for level in ["READ COMMITTED", "REPEATABLE READ"] {
-        for declaration in ["CURSOR", "SCROLL CURSOR", "BINARY INSENSITIVE CURSOR"] {
-            session.run("DROP TABLE orders");
-            session.create_sharded_table("orders", &[3_000], KEYS);
-            let mut reader = with_snapshot(&cluster, level);
-            reader
-                .batch_execute(&format!(
-                    "DECLARE c {declaration} FOR SELECT id FROM orders; FETCH 10 FROM c"
-                ))
-                .unwrap();
-            let id = split_that_waits(&mut session);
-            let rest = reader
-                .simple_query("FETCH ALL FROM c")
-                .unwrap()
-                .iter()
-                .filter(|message| matches!(message, postgres::SimpleQueryMessage::Row(_)))
-                .count() as i64;
-            assert_eq!(10 + rest, rows(), "{level}, {declaration}");
-            reader.batch_execute("COMMIT").unwrap();
-            session.wait_done(id);
-        }
-    }
-}
-
-#[test]
-fn a_held_cursor_keeps_the_rows_of_its_snapshot_across_a_cutover() {
-    let cluster = cluster_with_tables();
-    let mut reader = with_snapshot(&cluster, "REPEATABLE READ");
-    reader
-        .batch_execute(
-            "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT id FROM orders ORDER BY id; COMMIT",
-        )
-        .unwrap();
     split(&cluster);
-    let mut session = Session::open(&cluster, "postgres");
-    session.run("UPDATE orders SET id = -id - 1");
-    let read = |client: &mut Client, fetch: &str| -> Vec<i64> {
-        client
-            .simple_query(fetch)
-            .unwrap()
-            .iter()
-            .filter_map(|message| match message {
-                postgres::SimpleQueryMessage::Row(row) => Some(row.get(0)?.parse().unwrap()),
-                _ => None,
-            })
-            .collect()
-    };
-    let expected: Vec<i64> = (0..KEYS).filter(|&key| is_loaded(key)).collect();
-    assert_eq!(read(&mut reader, "FETCH ALL FROM c"), expected);
-    let backwards: Vec<i64> = expected.into_iter().rev().collect();
-    assert_eq!(read(&mut reader, "FETCH BACKWARD ALL FROM c"), backwards);
-}
-
-/// One statement under READ COMMITTED that has begun to read and goes on later.
-#[test]
-fn the_cutover_waits_for_a_statement_that_is_running() {
-    let cluster = cluster_with_tables();
-    let mut session = Session::open(&cluster, "postgres");
-    session.run("SELECT pg_advisory_lock(1)");
-    let mut reader = cluster.connect("postgres");
-    let running = std::thread::spawn(move || {
-        count(
-            &mut reader,
-            "SELECT count(*) FROM (SELECT CASE WHEN id = 1 THEN pg_advisory_lock_shared(1) END FROM orders OFFSET 0) x",
-        )
-    });
-    session.wait_until(
-        "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
-        LONG,
-    );
-    let id = split_that_waits(&mut session);
-    session.run("SELECT pg_advisory_unlock(1)");
-    assert_eq!(running.join().unwrap().unwrap(), rows());
-    session.wait_done(id);
+    let shard = session.shards("orders")[0].name.clone();
+    input
+        .write_all(format!("SELECT 1;\nCOPY {shard} TO STDOUT;\n").as_bytes())
+        .unwrap();
+    drop(input);
+    let output = psql.wait_with_output().unwrap();
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(messages.contains("ERROR:  40001"), "{messages}");
 }

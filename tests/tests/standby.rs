@@ -2,21 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
-use postgres::error::SqlState;
-use postgres::{Client, Error};
+use postgres::Client;
 
 use repart_tests::cluster::Cluster;
 use repart_tests::repart::Session;
+use repart_tests::snapshot::{assert_refused, count, with_snapshot};
 use repart_tests::wait::{LONG, wait_until};
 
 const KEYS: i64 = 6_000;
 
 fn snapshot(cluster: &Cluster) -> Client {
-    let mut client = cluster.connect("postgres");
-    client
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
-        .unwrap();
-    client
+    with_snapshot(cluster, "REPEATABLE READ")
 }
 
 fn split(session: &mut Session, standby: &Cluster, call: &str) {
@@ -28,19 +24,6 @@ fn split(session: &mut Session, standby: &Cluster, call: &str) {
         let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
         client.query_one(&sql, &[]).unwrap().get(0)
     });
-}
-
-fn count(client: &mut Client, sql: &str) -> Result<i64, Error> {
-    client.query_one(sql, &[]).map(|row| row.get(0))
-}
-
-fn assert_refused<T: std::fmt::Debug>(result: Result<T, Error>) {
-    let error = result.expect_err("a snapshot older than the cutover got an answer");
-    assert_eq!(
-        error.code(),
-        Some(&SqlState::T_R_SERIALIZATION_FAILURE),
-        "{error:?}"
-    );
 }
 
 #[test]
