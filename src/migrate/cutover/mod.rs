@@ -93,7 +93,7 @@ fn lock_private(jobs: &[Job]) -> Result<()> {
 
 /// Locks each parent and its sources, parent first, as clients do; gives up after `repart.lock_timeout`.
 fn lock_public(jobs: &[Job]) -> Result<()> {
-    let patience = locks::Patience::begin()?;
+    let patience = locks::Patience::begin();
     for job in jobs {
         let parent = relation::name(job.migration.relation)?;
         patience.lock(&parent, "ACCESS EXCLUSIVE")?;
