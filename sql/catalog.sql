@@ -112,6 +112,13 @@ COMMENT ON TABLE repart.journal IS 'the durable journal of migrations';
 CREATE INDEX journal_unfinished_idx ON repart.journal (id) WHERE state NOT IN ('done', 'cancelled', 'failed');
 CREATE INDEX journal_finished_idx ON repart.journal (finished_at);
 
+-- Read by the snapshot guard on a hot standby, which finds it by its name and that of its index.
+CREATE TABLE repart.cutovers (
+    relation oid  NOT NULL PRIMARY KEY,
+    xid      xid8 NOT NULL
+);
+COMMENT ON TABLE repart.cutovers IS 'the transaction that last changed the shards of a table, or made a shard';
+
 CREATE TABLE repart.outcome_log (
     migration          bigint      PRIMARY KEY,
     kind               text        NOT NULL,

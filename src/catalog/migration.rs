@@ -134,6 +134,9 @@ pub struct Position {
     /// Hash of the table's definition when the targets were created.
     #[serde(default)]
     pub fingerprint: String,
+    /// What the capture triggers were like when capture began; see `capture::triggers`.
+    #[serde(default)]
+    pub triggers: String,
     /// Which source is being copied.
     #[serde(default)]
     pub source: usize,

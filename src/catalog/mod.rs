@@ -1,6 +1,7 @@
 //! Typed reads and writes of the repart.* tables and of the catalogs: all SQL text lives here.
 
 pub mod bounds;
+pub mod cutovers;
 pub mod extension;
 pub mod forecasts;
 pub mod journal;

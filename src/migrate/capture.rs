@@ -122,6 +122,18 @@ pub fn start(migration: &Migration) -> Result<()> {
     Ok(())
 }
 
+/// What must stay as it is for every change to be captured. Somebody who disables the triggers, as is usual
+/// before a bulk load, writes their catalog rows anew, also where he enables them again afterwards.
+pub fn triggers(migration: &Migration) -> Result<String> {
+    let lines = spi::query_value(
+        "SELECT pg_catalog.string_agg(pg_catalog.concat_ws('|', tgrelid, tgname, tgenabled, xmin), ' '
+                                      ORDER BY tgrelid, tgname COLLATE \"C\")
+           FROM pg_catalog.pg_trigger WHERE tgfoid = pg_catalog.to_regproc($1)::oid",
+        &[names::capture_function(migration.id).as_str().into()],
+    )?;
+    Ok(lines.unwrap_or_default())
+}
+
 /// Number of captured changes that wait.
 pub fn pending(migration: &Migration) -> Result<i64> {
     Ok(spi::query_value(

@@ -109,6 +109,7 @@ fn restart(job: &Job) -> Result<Batch> {
     job.truncate_targets()?;
     let position = Position {
         fingerprint: job.migration.position.fingerprint.clone(),
+        triggers: job.migration.position.triggers.clone(),
         ..Position::default()
     };
     journal::restart_copy(&job.migration, &position)?;

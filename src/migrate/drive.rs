@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
 use crate::migrate::{
-    capture, catch_up, clean, copy, cutover, hold, index, locks, prepare, verify,
+    capture, catch_up, cause, clean, copy, cutover, hold, index, locks, prepare, verify,
 };
 use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
@@ -150,6 +150,7 @@ impl Drive {
     /// Ends the migration, leaving nothing behind; tries again until the locks for that are to be had.
     fn give_up(&mut self, migration: &Migration, error: Error) -> Result<()> {
         pgrx::log!("repart mover: migration {} failed: {error}", self.id);
+        let error = txn::run(|| Ok(cause::of(migration, error)))?;
         self.end(migration, State::Failed, Some(&error))
     }
 

@@ -6,7 +6,7 @@ use crate::catalog::journal::{Migration, Target};
 use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
-use crate::migrate::names;
+use crate::migrate::{capture, names};
 use crate::pg::{relation, spi};
 
 /// A migration and its table.
@@ -80,9 +80,13 @@ impl Job {
         definition::fingerprint(self.migration.relation, &self.source_oids())
     }
 
-    /// Fails if table or sources were changed since the targets were made from them.
+    /// Fails if table or sources were changed since the targets were made from them, or if a change of a row
+    /// may not have been captured.
     pub fn require_unchanged(&self) -> Result<()> {
-        if self.fingerprint()? == self.migration.position.fingerprint {
+        let expected = &self.migration.position;
+        let captured = expected.triggers.is_empty()
+            || capture::triggers(&self.migration)? == expected.triggers;
+        if captured && self.fingerprint()? == expected.fingerprint {
             return Ok(());
         }
         Err(Error::DefinitionChanged(

@@ -1,14 +1,43 @@
 //! Locks on users' tables: nobody may queue behind repart for longer than `repart.lock_timeout`.
 
+use std::time::{Duration, Instant};
+
 use crate::error::Result;
-use crate::pg::{guc, spi};
+use crate::pg::{guc, lock, spi};
 use crate::settings;
+
+/// How long a lock of ours may be waited for. Less than `deadlock_timeout` in any case: a client who holds a
+/// shard and asks for another, or for the table, would be made the victim of a deadlock, and must never be.
+fn limit() -> Duration {
+    settings::lock_timeout().min(lock::deadlock_timeout() / 2)
+}
 
 /// From here to the end of the transaction, a lock that is not to be had soon is an error, which is
 /// transient: the mover tries again later.
 pub fn be_polite() {
-    let milliseconds = settings::lock_timeout().as_millis();
-    guc::set_for_transaction("lock_timeout", &milliseconds.to_string());
+    set_timeout(limit());
+}
+
+fn set_timeout(timeout: Duration) {
+    // 0 would mean for ever.
+    guc::set_for_transaction("lock_timeout", &timeout.as_millis().max(1).to_string());
+}
+
+/// How long several locks may be waited for, together: others queue behind the first while the last is waited
+/// for.
+pub struct Patience(Instant);
+
+impl Patience {
+    /// Begins now.
+    pub fn begin() -> Self {
+        Self(Instant::now() + limit())
+    }
+
+    /// Locks one table, not its partitions, or fails when the time is over. `table` is as SQL writes it.
+    pub fn lock(&self, table: &str, mode: &str) -> Result<()> {
+        set_timeout(self.0.saturating_duration_since(Instant::now()));
+        lock(table, mode)
+    }
 }
 
 /// Locks one table, not its partitions. `table` is as SQL writes it.

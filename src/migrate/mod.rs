@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod capture;
 pub mod catch_up;
+pub mod cause;
 pub mod clean;
 pub mod copy;
 pub mod cutover;

@@ -72,7 +72,7 @@ fn check_source(source: &Source) -> Result<()> {
 }
 
 /// Objects that hang on the shard itself would be lost with it, or keep it from being dropped.
-fn refuse_dependents(source: &Source) -> Result<()> {
+pub fn refuse_dependents(source: &Source) -> Result<()> {
     let dependents = spi::query_value::<String>(DEPENDENTS, &[source.relation().into()])?;
     match dependents {
         None => Ok(()),

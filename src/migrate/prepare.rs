@@ -75,7 +75,12 @@ pub fn start_capture(migration: Migration) -> Result<()> {
     let job = Job::load(migration)?;
     capture::start(&job.migration)?;
     // Nobody can have changed the definition unnoticed: the triggers' locks are held.
-    job.require_unchanged()
+    job.require_unchanged()?;
+    let position = Position {
+        triggers: capture::triggers(&job.migration)?,
+        ..job.migration.position.clone()
+    };
+    journal::restart_copy(&job.migration, &position)
 }
 
 fn create_target(job: &Job, n: usize, target: &Target, owner: &str) -> Result<()> {

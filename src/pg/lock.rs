@@ -1,7 +1,15 @@
 //! Locks on relations by OID. They are waited for as long as `lock_timeout` says and kept to the end of
 //! the transaction.
 
+use std::time::Duration;
+
 use pgrx::pg_sys;
+
+/// After how long a wait PostgreSQL looks for a deadlock, and ends one who waits.
+pub fn deadlock_timeout() -> Duration {
+    // SAFETY: a setting of this process, in ms and positive.
+    Duration::from_millis(u64::from(unsafe { pg_sys::DeadlockTimeout }.unsigned_abs()))
+}
 
 /// Nobody else reads or writes the relation.
 pub fn access_exclusive(relation: pg_sys::Oid) {

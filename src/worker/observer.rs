@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use crate::catalog::{extension, journal, tables};
+use crate::catalog::{cutovers, extension, journal, tables};
 use crate::error::Result;
 use crate::migrate::apply;
 use crate::pg::shared::{self, Presence};
@@ -119,6 +119,7 @@ impl Observer {
             self.purged = Some(Instant::now());
             self.run("purging", || {
                 txn::run(tables::forget_dropped)?;
+                txn::run(cutovers::forget_dropped)?;
                 txn::run(observe::purge).map(|_| ())
             });
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
@@ -230,6 +230,49 @@ impl Cluster {
         psql.arg(self.run_dir.path())
             .args(["-p", &self.port.to_string(), "-c", sql]);
         run(psql)
+    }
+
+    /// One of PostgreSQL's client programs, told how to reach a database of this server.
+    pub fn client_program(&self, name: &str, database: &str) -> Command {
+        let mut program = as_server_user(self.run_dir.program(name));
+        program.arg("-h").arg(self.run_dir.path());
+        program.args([
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-d",
+            database,
+        ]);
+        program
+    }
+
+    /// A hot standby of this server.
+    pub fn standby(&self, settings: &[&str]) -> Self {
+        let standby = Self {
+            run_dir: Arc::clone(&self.run_dir),
+            name: format!("{}-standby", self.name),
+            port: free_port(),
+        };
+        let mut backup = as_server_user(self.run_dir.program("pg_basebackup"));
+        backup.arg("-h").arg(self.run_dir.path());
+        backup.args(["-p", &self.port.to_string(), "-U", "postgres"]);
+        backup.args(["-c", "fast", "-R", "--no-sync", "-D"]);
+        backup.arg(standby.data_dir());
+        run(backup);
+        standby.configure(settings);
+        standby.pg_ctl(&["start"]);
+        standby
+    }
+
+    /// Makes a standby a server that can be written to.
+    pub fn promote(&self) {
+        self.pg_ctl(&["promote"]);
+    }
+
+    /// A path below the directory of this run that no other cluster uses.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.run_dir.path().join(format!("{}-{name}", self.name))
     }
 
     /// Kills a process of this server with SIGKILL, and waits until the postmaster has answered by ending all

@@ -4,6 +4,7 @@
 //! - [`repart`]: the SQL surface of repart as the tests call it;
 //! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
 //! - [`disk`]: a small file system to fill;
+//! - [`snapshot`]: transactions that are older than a cutover;
 //! - [`aftermath`]: what must not be left when a migration has ended;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
 //! - [`wait`]: waiting for something to become true, with a deadline.
@@ -20,5 +21,6 @@ pub mod disk;
 pub mod matrix;
 pub mod repart;
 pub mod run_dir;
+pub mod snapshot;
 pub mod wait;
 pub mod workload;

@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
+use repart_core::state::State;
 use repart_tests::aftermath::{assert_nothing_left, assert_sound};
 use repart_tests::cluster::Cluster;
 use repart_tests::repart::Session;
-use repart_tests::wait::LONG;
+use repart_tests::wait::{LONG, wait_until};
 use repart_tests::workload::{Options, Workload};
 
 const KEYS: i64 = 6_000;
@@ -172,6 +173,112 @@ fn dropping_the_table_ends_its_migration_and_nothing_else() {
     session.wait_done(other);
     assert_eq!(session.wait_worker("observer"), observer);
     assert_nothing_left(&mut session);
+}
+
+/// States in which a mover can be held before the switch.
+fn states() -> Vec<State> {
+    State::all()
+        .filter(|state| state.is_before_switch() && !state.is_final())
+        .collect()
+}
+
+/// A database with a table whose migration is held in a state.
+fn held<'a>(cluster: &'a Cluster, database: &str, state: State) -> Session<'a> {
+    let mut session = Session::open(cluster, "postgres");
+    session.run(&format!("CREATE DATABASE {database}"));
+    session.hold_at(state.as_str());
+    let mut session = Session::open(cluster, database);
+    session.run("CREATE EXTENSION repart");
+    session.create_sharded_table("orders", &[3_000], KEYS);
+    session.queue("repart_split('orders1', '1000')");
+    session.wait_until("SELECT reason LIKE 'held at%' FROM repart.migrations", LONG);
+    session
+}
+
+#[test]
+fn dropping_the_extension_in_any_state_leaves_plain_tables() {
+    // An observer stays in each of the databases.
+    let cluster = Cluster::with_repart(&["max_worker_processes = 24"]);
+    for state in states() {
+        let mut session = held(&cluster, &format!("dropped_{state}"), state);
+        let rows = session.number("SELECT count(*) FROM orders");
+        session.run("SET lock_timeout = '5s'");
+        session.run("DROP EXTENSION repart CASCADE");
+        session.run("UPDATE orders SET counter = 1 WHERE id = 1; DELETE FROM orders WHERE id = 2");
+        session.release();
+        wait_until("the mover to end", LONG, || {
+            session.workers("mover").is_empty()
+        });
+        assert_eq!(session.number("SELECT count(*) FROM orders"), rows - 1);
+        for left in [
+            "SELECT nspname::text FROM pg_namespace WHERE nspname = 'repart'",
+            "SELECT tgname::text FROM pg_trigger WHERE tgname LIKE 'repart%'",
+            "SELECT conname::text FROM pg_constraint WHERE conname LIKE 'repart%'",
+        ] {
+            assert_eq!(session.texts(left), Vec::<String>::new(), "{state}");
+        }
+        // And again, from nothing.
+        session.run("CREATE EXTENSION repart; SELECT repart_manage('orders')");
+        let id = session.queue("repart_split('orders1', '1000')");
+        session.wait_done(id);
+        assert_nothing_left(&mut session);
+    }
+}
+
+#[test]
+fn dropping_the_database_by_force_in_any_state_ends_its_mover() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = Session::open(&cluster, "postgres");
+    for state in states() {
+        let database = format!("dropped_{state}");
+        drop(held(&cluster, &database, state));
+        session.run(&format!("DROP DATABASE {database} WITH (FORCE)"));
+        session.wait_until(
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'repart mover'",
+            LONG,
+        );
+    }
+    session.release();
+    session.create_sharded_table("orders", &[3_000], KEYS);
+    let id = session.queue("repart_split('orders1', '1000')");
+    session.wait_done(id);
+    assert_nothing_left(&mut session);
+}
+
+/// The boundaries of a migration are literals of the key's type, whose words may be exchanged.
+#[test]
+fn renaming_a_value_of_an_enum_key_in_any_state_loses_nothing() {
+    let cluster = Cluster::with_repart(&[]);
+    for state in states() {
+        let mut session = Session::open(&cluster, "postgres");
+        session.hold_at(state.as_str());
+        session.run(
+            "CREATE TYPE size AS ENUM ('small', 'middle', 'large', 'huge');
+             CREATE TABLE orders (size size, id int, PRIMARY KEY (size, id)) PARTITION BY RANGE (size);
+             CREATE TABLE orders1 PARTITION OF orders FOR VALUES FROM (MINVALUE) TO ('huge');
+             CREATE TABLE orders2 PARTITION OF orders FOR VALUES FROM ('huge') TO (MAXVALUE);
+             INSERT INTO orders SELECT s, n FROM unnest(enum_range(NULL::size)) s, generate_series(1, 100) n;
+             SELECT repart_manage('orders')",
+        );
+        let id = session.queue("repart_split('orders1', 'middle')");
+        let held = format!("SELECT reason LIKE 'held at%' FROM repart.migrations WHERE id = {id}");
+        session.wait_until(&held, LONG);
+        session.run("SET lock_timeout = '5s'");
+        session.run("ALTER TYPE size RENAME VALUE 'middle' TO 'medium'");
+        session.run("ALTER TYPE size ADD VALUE 'medium large' AFTER 'medium'");
+        session
+            .run("INSERT INTO orders VALUES ('medium large', 1); DELETE FROM orders WHERE id = 50");
+        session.release();
+        let migration = session.wait_ended(id);
+        println!("{state}: {migration:?}");
+        assert_eq!(session.number("SELECT count(*) FROM orders"), 4 * 99 + 1);
+        assert_eq!(
+            session.number("SELECT count(*) FROM orders WHERE size = 'medium'"),
+            99
+        );
+        assert_nothing_left(&mut session);
+        session.run("DROP TABLE orders; DROP TYPE size");
+    }
 }
 
 /// The trigger of change capture and the guard must not be in the way of a plain dump.

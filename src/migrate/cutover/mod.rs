@@ -9,10 +9,10 @@ use std::time::Instant;
 use pgrx::pg_sys;
 use repart_core::state::State;
 
-use crate::catalog::journal;
+use crate::catalog::{cutovers, journal};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, definition, locks, verify};
+use crate::migrate::{capture, definition, locks, preflight, verify};
 use crate::pg::{guc, relation, snapshot_guard, spi};
 
 /// What one attempt came to.
@@ -45,6 +45,10 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     }
     for job in jobs {
         job.require_unchanged()?;
+        // Such as a view of a shard, which somebody made meanwhile: the shard could never be dropped.
+        for source in &job.migration.spec.sources {
+            preflight::refuse_dependents(source)?;
+        }
         verify::apply_and_compare_last(job)?;
     }
     let changed = switch(jobs)?;
@@ -52,6 +56,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
         journal::transition(&job.migration, State::Cleaning)?;
         journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
     }
+    cutovers::record(&changed)?;
     snapshot_guard::record(&changed);
     hold();
     Ok(Attempt::Switched)
@@ -88,14 +93,15 @@ fn lock_private(jobs: &[Job]) -> Result<()> {
 
 /// Locks each parent and its sources, parent first, as clients do; gives up after `repart.lock_timeout`.
 fn lock_public(jobs: &[Job]) -> Result<()> {
-    locks::be_polite();
+    let patience = locks::Patience::begin();
     for job in jobs {
         let parent = relation::name(job.migration.relation)?;
-        locks::lock(&parent, "ACCESS EXCLUSIVE")?;
+        patience.lock(&parent, "ACCESS EXCLUSIVE")?;
         for source in &job.migration.spec.sources {
-            locks::lock(&source.qualified(), "ACCESS EXCLUSIVE")?;
+            patience.lock(&source.qualified(), "ACCESS EXCLUSIVE")?;
         }
     }
+    locks::be_polite();
     Ok(())
 }
 

@@ -38,10 +38,15 @@ fn long_transaction(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
 /// A prepared transaction that holds a lock on one of the relations, which only its owner can end.
 fn prepared_transaction(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
     spi::select_first(
+        // A prepared transaction keeps the virtual transaction id of the session it came from, until a restart;
+        // its locks have no process.
         "SELECT pg_catalog.format('waits for prepared transaction \"%s\"', p.gid)
-           FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_prepared_xacts p
-                ON l.virtualtransaction = '-1/' || p.transaction::text
-          WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1) LIMIT 1",
+           FROM pg_catalog.pg_locks l
+           JOIN pg_catalog.pg_locks x ON x.virtualtransaction = l.virtualtransaction AND x.pid IS NULL
+                                     AND x.locktype = 'transactionid'
+           JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+          WHERE l.locktype = 'relation' AND l.granted AND l.pid IS NULL AND l.relation = ANY ($1)
+            AND p.database = pg_catalog.current_database() LIMIT 1",
         &[relations.to_vec().into()],
         |row| row.get(1),
     )
