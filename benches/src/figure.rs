@@ -143,6 +143,11 @@ impl Figure {
         &self.what
     }
 
+    /// Whether it is right or wrong on any machine, unlike one of time or bytes.
+    pub fn is_count(&self) -> bool {
+        self.unit == Unit::Count
+    }
+
     /// Whether every run of both sides came to a number.
     pub fn is_measured(&self) -> bool {
         let numbers = |series: &Series| {

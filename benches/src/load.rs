@@ -106,7 +106,13 @@ fn work(config: &Config, mix: Mix, number: u64, stop: &AtomicBool) -> Recorded {
                 took: ended - begun,
             }),
             Ok(rows) => recorded.errors.push(format!("{sql}: {rows} rows")),
-            Err(error) => recorded.errors.push(format!("{sql}: {error:?}")),
+            Err(error) => recorded.errors.push(
+                error
+                    .as_db_error()
+                    .map_or(format!("{sql}: {error:?}"), |error| {
+                        format!("{sql}: {} {}", error.code().code(), error.message())
+                    }),
+            ),
         }
         assert!(!client.is_closed(), "{:?}", recorded.errors.last());
     }

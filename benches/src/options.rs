@@ -16,6 +16,8 @@ pub struct Options {
     pub hold: Duration,
     /// `REPART_BENCH_RATE`: `repart.max_copy_rate` of the rate-controlled migration, kB/s.
     pub rate: i64,
+    /// Whether commits reach the disk, as in production.
+    pub durable: bool,
 }
 
 impl Options {
@@ -30,6 +32,7 @@ impl Options {
             seconds: Duration::from_secs_f64(number("REPART_BENCH_SECONDS", 5.0)),
             hold: Duration::from_secs_f64(number("REPART_BENCH_HOLD", 20.0)),
             rate: number("REPART_BENCH_RATE", 8_192),
+            durable: true,
         }
     }
 
@@ -41,6 +44,7 @@ impl Options {
             seconds: Duration::from_millis(200),
             hold: Duration::from_millis(300),
             rate: 1_000_000,
+            durable: false,
         }
     }
 }

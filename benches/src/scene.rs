@@ -6,12 +6,17 @@ use repart_tests::cluster::Cluster;
 use repart_tests::repart::Session;
 
 use crate::migration::{Watched, watch};
+use crate::options::Options;
 
 /// A server configured as one in production, except that checkpoints come only when asked for: the images of
 /// whole pages that follow one would fall on either side by chance.
-pub fn start_server(settings: &[&str]) -> Cluster {
+pub fn start_server(options: &Options, settings: &[&str]) -> Cluster {
     let mut all = vec![
-        "fsync = on",
+        if options.durable {
+            "fsync = on"
+        } else {
+            "fsync = off"
+        },
         "shared_buffers = 1GB",
         "max_wal_size = 16GB",
         "min_wal_size = 2GB",

@@ -14,7 +14,7 @@ use super::thousands;
 
 /// Clients that only update, without and with the triggers of a migration that is held before its copy.
 pub fn run(options: &Options) -> Findings {
-    let cluster = start_server(&[]);
+    let cluster = start_server(options, &[]);
     let mut scene = Scene::set(&cluster, options.rows);
     let (mut off, mut on) = (Vec::new(), Vec::new());
     for number in 0..options.runs {

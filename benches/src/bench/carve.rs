@@ -17,7 +17,7 @@ struct Run {
 /// The last hundredth of the keys becomes a shard of its own.
 pub fn run(options: &Options) -> Findings {
     // Whatever autovacuum wrote would count for one side or the other by chance.
-    let cluster = start_server(&["autovacuum = off"]);
+    let cluster = start_server(options, &["autovacuum = off"]);
     let rows = options.rows * 2;
     let mut size = 0.0;
     let mut runs = Vec::new();

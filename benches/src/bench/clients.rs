@@ -29,7 +29,7 @@ struct Runs {
 
 /// Four clients, half reads and half updates, in a closed loop.
 pub fn run(options: &Options) -> Findings {
-    let cluster = start_server(&[]);
+    let cluster = start_server(options, &[]);
     let with_partman = partman::is_available(&cluster);
     let mut runs = Runs::default();
     for _ in 0..options.runs {
@@ -71,9 +71,7 @@ fn split_slowly(cluster: &Cluster, options: &Options, runs: &mut Runs) {
         .push(watched::watch(cluster, &mut scene, options, mix, |scene| {
             scene.migrate(&split);
         }));
-    scene
-        .session
-        .run("ALTER SYSTEM RESET repart.max_copy_rate; SELECT pg_reload_conf()");
+    scene.session.set("repart.max_copy_rate", "DEFAULT");
     scene.assert_complete();
 }
 
@@ -92,9 +90,15 @@ fn findings(options: &Options, with_partman: bool, runs: &Runs) -> Findings {
         errors("merge", &runs.merge),
         errors("split, limited", &runs.limited),
     ];
-    let mut notes: Vec<String> = [&runs.split, &runs.merge, &runs.limited, &runs.partman]
+    let sides = [
+        ("split", &runs.split),
+        ("merge", &runs.merge),
+        ("split, limited", &runs.limited),
+        ("pg_partman", &runs.partman),
+    ];
+    let mut notes: Vec<String> = sides
         .into_iter()
-        .filter_map(|runs| first_error(runs))
+        .filter_map(|(what, runs)| first_error(what, runs))
         .collect();
     notes.push(format!(
         "limited: repart.max_copy_rate = {} kB/s; statements: over the whole migration, from the call to \"done\"",

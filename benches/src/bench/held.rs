@@ -25,7 +25,7 @@ enum Begin {
 
 /// A transaction that updated a row, open from before the migration or from during the copy.
 pub fn run(options: &Options) -> Findings {
-    let cluster = start_server(&[]);
+    let cluster = start_server(options, &[]);
     let (mut before, mut during) = (Vec::new(), Vec::new());
     for _ in 0..options.runs {
         before.push(split(&cluster, options, Begin::BeforeTheMigration));
@@ -54,9 +54,10 @@ pub fn run(options: &Options) -> Findings {
             duration(names[0], &before),
             duration(names[1], &during),
         ],
-        notes: [&before, &during]
+        notes: names
             .into_iter()
-            .filter_map(|runs| first_error(runs))
+            .zip([&before, &during])
+            .filter_map(|(what, runs)| first_error(what, runs))
             .collect(),
     }
 }

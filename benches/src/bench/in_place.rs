@@ -24,7 +24,7 @@ struct Run {
 
 /// Half of the rows leave.
 pub fn run(options: &Options) -> Findings {
-    let cluster = start_server(&["repart.max_pause = 60s"]);
+    let cluster = start_server(options, &["repart.max_pause = 60s"]);
     let runs: Vec<Run> = (0..options.runs)
         .map(|_| split(&cluster, options))
         .collect();
@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> Findings {
         "repart.max_pause = 60s here, so that half of the rows may be deleted inside the cutover; a small part needs no such thing."
             .to_owned(),
     ];
-    notes.extend(first_error(&seen));
+    notes.extend(first_error("split", &seen));
     Findings {
         name: "in_place",
         about: format!(

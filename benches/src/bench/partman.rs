@@ -28,9 +28,12 @@ pub fn split(cluster: &Cluster, options: &Options) -> (Seen, Option<String>) {
     let seen = watched::watch(cluster, &mut scene, options, mix, |scene| {
         let call = "CALL partman.partition_data_proc('public.accounts', p_wait := 0)";
         let outcome = scene.session.client().batch_execute(call);
-        failure = outcome.err().map(|error| match error.as_db_error() {
-            Some(error) => error.message().to_owned(),
-            None => error.to_string(),
+        failure = outcome.err().map(|error| {
+            let text = error
+                .as_db_error()
+                .map_or(error.to_string(), |error| error.message().to_owned());
+            // It puts the whole context into the message.
+            text.lines().next().unwrap_or_default().to_owned()
         });
     });
     scene.session.run(

@@ -24,7 +24,7 @@ struct ByHand {
 
 /// A split in two with nobody else at work, and the same rows by hand.
 pub fn run(options: &Options) -> Findings {
-    let cluster = start_server(&[]);
+    let cluster = start_server(options, &[]);
     let mut size = 0.0;
     let mut runs = Vec::new();
     for number in 0..options.runs {

@@ -103,7 +103,11 @@ pub fn errors(what: &str, runs: &[Seen]) -> Figure {
 }
 
 /// The first of them, for the reader.
-pub fn first_error(runs: &[Seen]) -> Option<String> {
-    let mut all = runs.iter().flat_map(|run| &run.errors);
-    all.next().map(|error| format!("A client's error: {error}"))
+pub fn first_error(what: &str, runs: &[Seen]) -> Option<String> {
+    let all: Vec<&String> = runs.iter().flat_map(|run| &run.errors).collect();
+    let first = all.first()?;
+    Some(format!(
+        "{what}: clients got {} errors, the first: {first}",
+        all.len()
+    ))
 }
