@@ -1,7 +1,7 @@
 # repart: what a developer and CI run. The work is done by the scripts in tests/bin.
 #
 # Settings:  PG_CONFIG=…  the server `make install` installs in (default: the pg_config in PATH)
-#            TESTS=…      single tests, for in-backend, installcheck and client
+#            TESTS=…      single tests, for in-backend, installcheck, client and bench
 #            XDG_CACHE_HOME, where builds are kept (default: ~/.cache, in the folder repart)
 
 SHELL := bash
@@ -10,7 +10,7 @@ TESTS ?=
 BIN := tests/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare lint test core in-backend installcheck client test-all demo install clean
+.PHONY: help prepare lint test core in-backend installcheck client test-all bench demo install clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ client: prepare ## only the client-side tests (tests/tests)
 
 test-all: test ## make test, and PostgreSQL 16, 17 and 18
 	@$(BIN)/versions
+
+bench: prepare ## side-by-side benchmarks (benches/README.md); TESTS=rebuild runs one
+	@$(BIN)/throwaway --install-release $(BIN)/bench $(TESTS)
 
 demo: prepare ## a demonstration on a throwaway server
 	@$(BIN)/throwaway --install $(BIN)/demo

@@ -1,9 +1,10 @@
 //! Verifying: every row, not a sample, without a lock.
 //!
-//! For each key range, the number of rows and two 64-bit sums of row hashes are compared between sources
-//! and target in one snapshot, leaving out the keys that are logged and not yet applied there. Sums do not
-//! depend on the order of rows. A range that differs is copied again once; if it differs again, the
-//! migration fails.
+//! Sources and target are compared key range by key range, each in one snapshot, leaving out the keys that are
+//! logged and not yet applied there. Ranges are found through an index, and joined by key, row with row; without
+//! such an index there is but one range, the whole target, of which two 64-bit sums of row hashes are compared: they
+//! do not depend on the order of rows, and need no memory. A range that differs is copied again once; if it differs
+//! again, the migration fails.
 
 use crate::catalog::journal::{self, Target};
 use crate::error::{Error, Result};
@@ -11,7 +12,7 @@ use crate::migrate::definition;
 use crate::migrate::job::Job;
 use crate::migrate::{capture, names};
 use crate::pg::txn::{self, Isolation};
-use crate::pg::{background, role, spi};
+use crate::pg::{background, guc, role, spi};
 
 /// Rows of one range: some tenths of a second.
 const RANGE_ROWS: i64 = 50_000;
@@ -22,6 +23,13 @@ struct Sums {
     rows: i64,
     low: String,
     high: String,
+}
+
+/// What a comparison found: numbers of rows, and whether all are equal.
+struct Compared {
+    source: i64,
+    target: i64,
+    is_equal: bool,
 }
 
 /// One key range of a target.
@@ -61,18 +69,19 @@ fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
             if capture::truncated(&job.migration)? {
                 return Ok(None);
             }
-            Ok(Some((
-                source_sums(job, range)?,
-                target_sums(job, n, range)?,
-            )))
+            Ok(Some(if has_key_index(job)? {
+                compare_rows(job, n, range)?
+            } else {
+                compare_sums(job, n, range)?
+            }))
         })?;
-        let Some((source, target)) = compared else {
+        let Some(compared) = compared else {
             return Ok(false);
         };
-        if source == target {
+        if compared.is_equal {
             return Ok(true);
         }
-        let message = difference(job, range, &source, &target);
+        let message = difference(job, range, &compared);
         if attempt == 1 {
             return Err(Error::VerificationFailed(message));
         }
@@ -88,7 +97,7 @@ fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
     Ok(true)
 }
 
-fn difference(job: &Job, range: &Range, source: &Sums, target: &Sums) -> String {
+fn difference(job: &Job, range: &Range, compared: &Compared) -> String {
     let end = |bound: &Option<String>, open: &str| bound.clone().unwrap_or_else(|| open.to_owned());
     format!(
         "rows of table \"{}\" with {} from {} to {} differ after the copy: {} rows in the source, {} in the target",
@@ -96,8 +105,8 @@ fn difference(job: &Job, range: &Range, source: &Sums, target: &Sums) -> String 
         job.key.column,
         end(&range.lower, "MINVALUE"),
         end(&range.upper, "MAXVALUE"),
-        source.rows,
-        target.rows
+        compared.source,
+        compared.target
     )
 }
 
@@ -133,41 +142,89 @@ fn has_key_index(job: &Job) -> Result<bool> {
     Ok(found.unwrap_or(false))
 }
 
-fn target_sums(job: &Job, n: usize, range: &Range) -> Result<Sums> {
-    sums(job, &unlogged_rows(job, &job.target_name(n), range)?)
+/// By key, row with row: `*<>` compares images, so that values that are merely equal to their type, such as 1.0 and
+/// 1.00, do not pass.
+fn compare_rows(job: &Job, n: usize, range: &Range) -> Result<Compared> {
+    // Both sides come in key order from an index. A hash table of one of them would cost more, and spill.
+    guc::set_for_transaction("enable_hashjoin", "off");
+    let columns = definition::all_columns(job.first_source()?)?;
+    let row = |side: &str| {
+        let columns: Vec<String> = columns.iter().map(|c| format!("{side}.{c}")).collect();
+        format!("ROW({})::record", columns.join(", "))
+    };
+    let keys: Vec<String> = job
+        .identity
+        .iter()
+        .map(|column| spi::quote_identifier(&column.name))
+        .collect();
+    let matches: Vec<String> = keys.iter().map(|k| format!("s.{k} = t.{k}")).collect();
+    let first = keys
+        .first()
+        .ok_or_else(|| Error::Internal("a table without identity".to_owned()))?;
+    let columns = columns.join(", ");
+    let sql = format!(
+        "SELECT count(s.{first}), count(t.{first}), count(*) FILTER (WHERE {} *<> {}) = 0
+           FROM ({}) s FULL JOIN ({}) t ON {}",
+        row("s"),
+        row("t"),
+        of_sources(job, &columns, range).join(" UNION ALL "),
+        unlogged_rows(job, &columns, &job.target_name(n), range),
+        matches.join(" AND "),
+    );
+    role::as_owner(job.owner, || {
+        spi::select_first(&sql, &[], |row| {
+            Ok(Compared {
+                source: row.get(1)?,
+                target: row.get(2)?,
+                is_equal: row.get(3)?,
+            })
+        })
+    })?
+    .ok_or_else(|| Error::Internal("an aggregate without a row".to_owned()))
 }
 
-fn source_sums(job: &Job, range: &Range) -> Result<Sums> {
-    let parts: Result<Vec<String>> = job
-        .migration
+fn compare_sums(job: &Job, n: usize, range: &Range) -> Result<Compared> {
+    let text = format!("{} AS r", row_text(job)?);
+    let source = sums(job, &of_sources(job, &text, range).join(" UNION ALL "))?;
+    let target = sums(job, &unlogged_rows(job, &text, &job.target_name(n), range))?;
+    Ok(Compared {
+        source: source.rows,
+        target: target.rows,
+        is_equal: source == target,
+    })
+}
+
+/// [`unlogged_rows`] of each source.
+fn of_sources(job: &Job, columns: &str, range: &Range) -> Vec<String> {
+    job.migration
         .spec
         .sources
         .iter()
-        .map(|source| unlogged_rows(job, &source.qualified(), range))
-        .collect();
-    sums(job, &parts?.join(" UNION ALL "))
+        .map(|source| unlogged_rows(job, columns, &source.qualified(), range))
+        .collect()
 }
 
-/// Rows of the range whose key is not logged, as text: any type has a text form.
-fn unlogged_rows(job: &Job, table: &str, range: &Range) -> Result<String> {
-    Ok(format!(
-        "SELECT {} AS r FROM ONLY {table} t WHERE {} AND NOT EXISTS (SELECT FROM {} l WHERE l.op = 'k' AND {})",
-        row_text(job)?,
+/// Rows of the range whose key is not logged.
+fn unlogged_rows(job: &Job, columns: &str, table: &str, range: &Range) -> String {
+    format!(
+        "SELECT {columns} FROM ONLY {table} t WHERE {} AND NOT EXISTS (SELECT FROM {} l WHERE l.op = 'k' AND {})",
         definition::range_condition(&job.key, range.lower.as_deref(), range.upper.as_deref()),
         names::log(job.id()),
         capture::key_matches(&job.identity, "t", "l"),
-    ))
+    )
 }
 
+/// A row as text: any type has a text form.
 fn row_text(job: &Job) -> Result<String> {
     let columns = definition::all_columns(job.first_source()?)?;
     Ok(format!("ROW({})::text COLLATE \"C\"", columns.join(", ")))
 }
 
+/// Sums over a subquery of one column `r`. OFFSET keeps it apart: else each row's text would be made twice.
 fn sums(job: &Job, rows: &str) -> Result<Sums> {
     let sql = format!(
         "SELECT count(*), coalesce(sum(hashtextextended(r, 0)), 0)::text, coalesce(sum(hashtextextended(r, 1)), 0)::text
-           FROM ({rows}) x"
+           FROM ({rows} OFFSET 0) x"
     );
     role::as_owner(job.owner, || {
         spi::select_first(&sql, &[], |row| {

@@ -1,0 +1,113 @@
+//! What clients saw before and during something.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use repart_tests::cluster::Cluster;
+
+use crate::figure::{Figure, Series, Target, Unit};
+use crate::load::{Load, Mix};
+use crate::options::Options;
+use crate::scene::Scene;
+
+/// Of one run.
+pub struct Seen {
+    /// Statements per second before.
+    pub rate_before: f64,
+    /// Statements per second meanwhile.
+    pub rate: f64,
+    /// The longest statement before, ms.
+    pub longest_before: f64,
+    /// The longest meanwhile, and right after, ms.
+    pub longest: f64,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Bytes of WAL meanwhile, beyond what the same number of statements wrote before.
+    pub wal: f64,
+    /// What the server refused.
+    pub errors: Vec<String>,
+}
+
+/// Lets clients work, and after a while does something.
+pub fn watch(
+    cluster: &Cluster,
+    scene: &mut Scene,
+    options: &Options,
+    mix: Mix,
+    action: impl FnOnce(&mut Scene),
+) -> Seen {
+    let load = Load::start(cluster, mix);
+    // Sessions begin with empty caches.
+    sleep(options.seconds / 5);
+    let wal_at_first = scene.wal();
+    let from = Instant::now();
+    sleep(options.seconds);
+    let wal_before = scene.wal() - wal_at_first;
+    let begun = Instant::now();
+    action(scene);
+    let ended = Instant::now();
+    let wal = scene.wal() - wal_at_first - wal_before;
+    // A client that was kept waiting at the end says so only later.
+    sleep(options.seconds / 5);
+    let after = Instant::now();
+    let recorded = load.stop();
+    let (rate_before, rate) = (recorded.rate(from, begun), recorded.rate(begun, ended));
+    let bytes_before = wal_before / (rate_before * (begun - from).as_secs_f64());
+    let seconds = (ended - begun).as_secs_f64();
+    Seen {
+        rate_before,
+        rate,
+        longest_before: recorded.longest(from, begun),
+        longest: recorded.longest(begun, after),
+        seconds,
+        wal: wal - bytes_before * rate * seconds,
+        errors: recorded.errors,
+    }
+}
+
+/// A value of each run.
+pub fn series(runs: &[Seen], value: fn(&Seen) -> f64) -> Series {
+    runs.iter().map(value).collect()
+}
+
+/// The longest statement, beside the same clients without the migration.
+pub fn longest(what: &str, runs: &[Seen], limit: Duration) -> Figure {
+    Figure::new(
+        format!("{what}: longest statement"),
+        Unit::Milliseconds,
+        series(runs, |run| run.longest),
+    )
+    .beside("before", series(runs, |run| run.longest_before))
+    .target(Target::AtMost(limit.as_secs_f64() * 1000.0))
+}
+
+/// Throughput, beside the same clients without the migration.
+pub fn throughput(what: &str, runs: &[Seen], least: Option<f64>) -> Figure {
+    let figure = Figure::new(
+        format!("{what}: statements"),
+        Unit::PerSecond,
+        series(runs, |run| run.rate),
+    )
+    .beside("before", series(runs, |run| run.rate_before));
+    match least {
+        Some(least) => figure.target(Target::RatioAtLeast(least)),
+        None => figure,
+    }
+}
+
+/// Whether clients were refused anything.
+pub fn errors(what: &str, runs: &[Seen]) -> Figure {
+    let refused = series(runs, |run| run.errors.len() as f64);
+    Figure::new(format!("{what}: errors of clients"), Unit::Count, refused)
+        .target(Target::AtMost(0.0))
+}
+
+/// The first of them, for the reader.
+pub fn first_error(what: &str, runs: &[Seen]) -> Option<String> {
+    let all: Vec<&String> = runs.iter().flat_map(|run| &run.errors).collect();
+    let first = all.first()?;
+    Some(format!(
+        "{what}: clients got {} errors, the first: {first}",
+        all.len()
+    ))
+}
