@@ -6,7 +6,7 @@ use crate::catalog::journal::{Migration, Target};
 use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
-use crate::migrate::names;
+use crate::migrate::{names, target};
 use crate::pg::{relation, spi};
 
 /// A migration and its table.
@@ -77,7 +77,7 @@ impl Job {
 
     /// The hash that must not change while the migration runs.
     pub fn fingerprint(&self) -> Result<String> {
-        definition::fingerprint(self.migration.relation, &self.source_oids())
+        target::fingerprint(self.migration.relation, &self.source_oids())
     }
 
     /// Fails if table or sources were changed since the targets were made from them.

@@ -17,4 +17,5 @@ pub mod names;
 pub mod preflight;
 pub mod prepare;
 pub mod request;
+pub mod target;
 pub mod verify;

@@ -12,8 +12,10 @@ use repart_core::state::State;
 use crate::catalog::journal;
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, definition, locks, verify};
+use crate::migrate::{capture, locks, verify};
 use crate::pg::{guc, relation, snapshot_guard, spi};
+
+use publish::Model;
 
 /// What one attempt came to.
 pub enum Attempt {
@@ -63,10 +65,10 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
     for job in jobs {
         let targets = target_oids(job)?;
         // Read before detaching, which renames them.
-        let indexes = definition::indexes(job.first_source()?)?;
+        let model = Model::read(job)?;
         detach::sources(job)?;
         for (n, oid) in targets.iter().enumerate() {
-            publish::target(job, n, *oid, &indexes)?;
+            publish::target(job, n, *oid, &model)?;
         }
         inherit_history(job, &targets)?;
         changed.extend(targets);
