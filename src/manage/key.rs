@@ -32,6 +32,7 @@ pub fn choose(table: &Table, given: Option<&str>) -> Result<Key> {
     };
     let column = find(table, &name)?;
     require_order(table, &name, &column)?;
+    require_comparable(table, &name)?;
     if column.is_generated {
         return Err(Error::Unsupported {
             what: format!(
@@ -118,6 +119,33 @@ fn require_order(table: &Table, name: &str, column: &Column) -> Result<()> {
     })
 }
 
+/// Fails for a domain over a type whose order is that of all enums, arrays or ranges: SQL compares such a domain as
+/// its base type, a partition's constraint as it is, so that PostgreSQL would not recognise any CHECK as proof of
+/// the constraint, and scan each new shard while clients wait.
+fn require_comparable(table: &Table, column: &str) -> Result<()> {
+    let base = spi::query_value::<String>(
+        "WITH RECURSIVE base AS (
+             SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+              WHERE a.attrelid = $1 AND a.attname = $2::name AND t.typtype = 'd'
+              UNION ALL
+             SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM base b JOIN pg_type t ON t.oid = b.typbasetype
+              WHERE b.typtype = 'd')
+         SELECT format_type(oid, NULL) FROM base WHERE typtype <> 'd' AND (typtype IN ('e', 'r', 'm', 'c') OR typcategory = 'A')",
+        &[table.oid.into(), column.into()],
+    )?;
+    match base {
+        None => Ok(()),
+        Some(base) => Err(Error::Unsupported {
+            what: format!(
+                "column \"{column}\" of table \"{}\" cannot be a shard key",
+                table.name
+            ),
+            detail: format!("Its type is a domain over {base}."),
+            hint: format!("Choose a column of type {base}."),
+        }),
+    }
+}
+
 /// The key of a table that is partitioned already, if repart can work with it.
 pub fn of_partitioned(table: &Table, given: Option<&str>) -> Result<String> {
     let (strategy, columns, attnum) = partition_key(table)?;
@@ -149,6 +177,7 @@ pub fn of_partitioned(table: &Table, given: Option<&str>) -> Result<String> {
         return refuse(format!("table \"{name}\" is partitioned by an expression"));
     }
     let column = column_of(table, attnum)?;
+    require_comparable(table, &column)?;
     match given {
         Some(given) if given != column => Err(Error::InvalidParameter {
             what: format!(

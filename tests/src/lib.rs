@@ -3,6 +3,7 @@
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
 //! - [`aftermath`]: what must not be left when a migration has ended;
+//! - [`describe`]: what a shard is made of, to compare it with its replacement;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
 //! - [`wait`]: waiting for something to become true, with a deadline.
 //!
@@ -14,6 +15,7 @@
 
 pub mod aftermath;
 pub mod cluster;
+pub mod describe;
 pub mod repart;
 pub mod run_dir;
 pub mod wait;
