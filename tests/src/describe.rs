@@ -42,7 +42,9 @@ parts (part) AS (
     UNION ALL
     SELECT concat_ws(' ', 'constraint', CASE WHEN k.contype NOT IN ('p', 'u', 'x') THEN k.conname END,
                pg_get_constraintdef(k.oid),
-               to_jsonb(k) - '{oid,conname,conrelid,conindid,conparentid,conislocal,coninhcount,conkey,conbin}'::text[],
+               to_jsonb(k) - '{oid,conname,conrelid,conindid,conparentid,conislocal,coninhcount,conkey,conbin}'::text[]
+                           -- Of keys it says nothing: only how they were made.
+                           - CASE WHEN k.contype IN ('p', 'u', 'x', 'f') THEN 'connoinherit' ELSE '' END,
                'of the parent', k.conparentid <> 0,
                'triggers', (SELECT count(*) FROM pg_trigger t WHERE t.tgconstraint = k.oid AND t.tgenabled = 'O'),
                'comment', obj_description(k.oid, 'pg_constraint'))

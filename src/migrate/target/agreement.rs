@@ -20,7 +20,7 @@ pub fn check(sources: &[Source]) -> Result<()> {
     for other in others {
         if let Some(difference) = difference(first, &parts, other, &read(other)?) {
             return Err(Error::Unsupported {
-                what: format!("shards \"{}\" and \"{}\" differ: {difference}", first.name, other.name),
+                what: format!("shards \"{}\" and \"{}\" differ{difference}", first.name, other.name),
                 detail: String::new(),
                 hint: "Make them alike: define it on the sharded table, or in the same way on each of these shards."
                     .to_owned(),
@@ -39,12 +39,12 @@ fn difference(first: &Source, parts: &[Part], other: &Source, others: &[Part]) -
                 unmatched.remove(found);
             }
             None if others.iter().any(|other| other.object == part.object) => {
-                return Some(format!("{} is not the same on both", part.object));
+                return Some(format!(" in {}", part.object));
             }
-            None => return Some(format!("only \"{}\" has {}", first.name, part.object)),
+            None => return Some(format!(": only \"{}\" has {}", first.name, part.object)),
         }
     }
     unmatched
         .first()
-        .map(|part| format!("only \"{}\" has {}", other.name, part.object))
+        .map(|part| format!(": only \"{}\" has {}", other.name, part.object))
 }

@@ -17,6 +17,6 @@ SELECT s.oid, 'switch', 30, format('policy \"%s\"', p.polname),
                     CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE'
                                   WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
                     (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r)) END, ', '
-                                       ORDER BY r) FROM unnest(p.polroles) r),
+                                       ORDER BY n) FROM unnest(p.polroles) WITH ORDINALITY x (r, n)),
                     ' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')',
                     ' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')) d (definition)";

@@ -13,6 +13,7 @@ mod indexes;
 mod keys;
 mod load;
 mod objects;
+mod rights;
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -145,10 +146,10 @@ impl Scene<'_> {
     fn assert_nothing_left(&mut self, id: i64) {
         let left = self.session.texts(&format!(
             "SELECT relname::text FROM pg_class WHERE relnamespace = 'repart'::regnamespace
-                AND relname ~ '_{id}(_\\d+)*$'
+                AND relname ~ '^(t|i|log|old)_{id}(_\\d+)*$'
              UNION ALL
              SELECT stxname::text FROM pg_statistic_ext WHERE stxnamespace = 'repart'::regnamespace
-                AND stxname ~ '_{id}(_\\d+)*$'
+                AND stxname ~ '^(s|old_s)_{id}(_\\d+)*$'
              UNION ALL
              SELECT conname::text FROM pg_constraint WHERE conname = 'repart_bound'
                 AND connamespace = '{0}'::regnamespace
