@@ -7,7 +7,7 @@ use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
 use crate::migrate::{names, target};
-use crate::pg::{relation, spi};
+use crate::pg::{relation, role, spi};
 
 /// A migration and its table.
 pub struct Job {
@@ -98,7 +98,9 @@ impl Job {
     /// Empties all targets.
     pub fn truncate_targets(&self) -> Result<()> {
         let tables: Vec<String> = self.targets().map(|(n, _)| self.target_name(n)).collect();
-        spi::execute(&format!("TRUNCATE ONLY {}", tables.join(", ")))?;
+        let statement = format!("TRUNCATE ONLY {}", tables.join(", "));
+        // It evaluates parts of index expressions.
+        role::as_owner(self.owner, || spi::execute(&statement))?;
         Ok(())
     }
 }

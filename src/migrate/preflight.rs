@@ -46,6 +46,9 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
         });
     }
     target::agreement::check(&spec.sources)?;
+    if let Some(owner) = owners.first() {
+        target::rights::check(table, *owner)?;
+    }
     for target in &spec.targets {
         target
             .tablespace

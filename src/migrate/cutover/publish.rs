@@ -8,8 +8,8 @@ use crate::migrate::definition::{self, Index};
 use crate::migrate::job::Job;
 use crate::migrate::names;
 use crate::migrate::target::statistics::{self, Statistics};
-use crate::migrate::target::{self, Part, Phase, constraints};
-use crate::pg::spi;
+use crate::migrate::target::{self, Part, Phase, constraints, rights};
+use crate::pg::{relation, role, spi};
 
 use super::rename;
 
@@ -26,7 +26,7 @@ impl Model {
     pub fn read(job: &Job) -> Result<Self> {
         let source = job.first_source()?;
         Ok(Self {
-            parts: target::parts(source, &crate::pg::relation::name(source)?)?,
+            parts: target::parts(source, &relation::name(source)?)?,
             valid_foreign_keys: constraints::valid_foreign_keys(source)?,
             indexes: definition::indexes(source)?,
             statistics: statistics::read(source)?,
@@ -85,12 +85,15 @@ fn attach(job: &Job, target: &Target, table: &str) -> Result<()> {
     let bound = |bound: &Option<String>, open: &str| {
         bound.as_ref().map_or(open.to_owned(), spi::quote_literal)
     };
-    let parent = crate::pg::relation::name(job.migration.relation)?;
-    spi::execute(&format!(
+    let parent = relation::name(job.migration.relation)?;
+    let statement = format!(
         "ALTER TABLE {parent} ATTACH PARTITION {table} FOR VALUES FROM ({}) TO ({})",
         bound(&target.lower, "MINVALUE"),
         bound(&target.upper, "MAXVALUE")
-    ))?;
+    );
+    // Looking for proofs and for equal indexes, PostgreSQL evaluates parts of CHECK constraints and of indexes.
+    let role = rights::attaching_role(job.migration.relation, job.owner)?;
+    role::as_owner(role, || spi::execute(&statement))?;
     spi::execute(&format!(
         "ALTER TABLE {table} DROP CONSTRAINT {}",
         names::BOUND_CONSTRAINT

@@ -13,6 +13,7 @@ pub mod create;
 mod indexes;
 mod policies;
 pub mod refusals;
+pub mod rights;
 mod rules;
 pub mod statistics;
 mod table;

@@ -66,6 +66,19 @@ ALTER INDEX a_pkey DEPENDS ON EXTENSION plpgsql;
 SELECT repart_split('a', '50');
 \echo :SQLSTATE
 ALTER INDEX a_pkey NO DEPENDS ON EXTENSION plpgsql;
+-- Owners: the new shard is attached in the name of one of them.
+CREATE ROLE migrate_schema_one;
+CREATE ROLE migrate_schema_two;
+ALTER TABLE t OWNER TO migrate_schema_one;
+ALTER TABLE a OWNER TO migrate_schema_two;
+SELECT repart_split('a', '50');
+\echo :SQLSTATE
+ALTER TABLE a OWNER TO migrate_schema_one;
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+REVOKE EXECUTE ON FUNCTION note() FROM PUBLIC;
+CREATE TRIGGER every AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note();
+SELECT repart_split('a', '50');
+\echo :SQLSTATE
 SELECT count(*) - :migrations_before AS queued FROM repart.migrations;
 
 -- A key whose bound PostgreSQL could not prove.
@@ -85,3 +98,4 @@ SELECT repart_split(shard, 'abcd') FROM repart.shards WHERE relation = 'by_word'
 \echo :SQLSTATE
 SELECT repart_unmanage('t'), repart_unmanage('by_word');
 DROP SCHEMA migrate_schema_refused CASCADE;
+DROP ROLE migrate_schema_one, migrate_schema_two;
