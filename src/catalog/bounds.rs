@@ -43,6 +43,10 @@ fn datum(text: &str) -> Option<(Bound, &str)> {
     if let Some(quoted) = text.strip_prefix("E'") {
         return string(quoted, true);
     }
+    // A bit string, whose type reads it as well without the letter.
+    if let Some(quoted) = text.strip_prefix("B'") {
+        return string(quoted, false);
+    }
     if let Some(quoted) = text.strip_prefix('\'') {
         return string(quoted, false);
     }
@@ -101,6 +105,14 @@ mod tests {
             (
                 r"FOR VALUES FROM (E'a\\b') TO ('ü')",
                 range(Some(r"a\b"), Some("ü")),
+            ),
+            (
+                "FOR VALUES FROM (B'0101') TO (true)",
+                range(Some("0101"), Some("true")),
+            ),
+            (
+                "FOR VALUES FROM ('NaN') TO ('line\nbreak')",
+                range(Some("NaN"), Some("line\nbreak")),
             ),
             ("DEFAULT", None),
         ];

@@ -38,12 +38,19 @@ pub struct ShardKey {
     pub column: String,
     /// Its type.
     pub type_oid: pg_sys::Oid,
+    /// Its type's modifier; -1 for none.
+    pub type_modifier: i32,
     /// Its type as SQL writes it, with modifiers.
     pub type_name: String,
     /// ` COLLATE …` as SQL writes it; empty for a type without collations.
     pub collate: String,
     /// The operator by which keys ascend, such as `OPERATOR(pg_catalog.<)`: that of the partition key.
     pub less: String,
+    /// Its counterpart, such as `OPERATOR(pg_catalog.>=)`.
+    pub at_least: String,
+    /// The type that these operators compare, where it is not the column's own: `text` for `varchar`, and the base
+    /// type of a domain.
+    pub compared_as: Option<String>,
 }
 
 /// The key's own order in SQL.
@@ -51,6 +58,23 @@ impl ShardKey {
     /// A comparison of two SQL expressions.
     pub fn before(&self, left: &str, right: &str) -> String {
         format!("({left}){} {} ({right})", self.collate, self.less)
+    }
+
+    /// A comparison of the key column with a literal, in the form that PostgreSQL itself gives it in the constraint
+    /// of a partition.
+    pub fn bounded(&self, operator: &str, literal: &str) -> String {
+        let column = spi::quote_identifier(&self.column);
+        let literal = spi::quote_literal(literal);
+        match &self.compared_as {
+            None => format!(
+                "({column}){} {operator} {literal}::{}",
+                self.collate, self.type_name
+            ),
+            Some(other) => format!(
+                "({column}::{other}){} {operator} {literal}::{other}",
+                self.collate
+            ),
+        }
     }
 
     /// What comes after `ORDER BY`.
@@ -151,7 +175,10 @@ pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
                 coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname)
                             FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
                            WHERE l.oid = p.partcollation[0]), ''),
-                pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+                pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname),
+                pg_catalog.format('OPERATOR(%I.%s)', gn.nspname, g.oprname),
+                CASE WHEN c.opcintype <> a.atttypid AND t.typtype <> 'p' THEN pg_catalog.format_type(c.opcintype, NULL) END,
+                a.atttypmod
            FROM pg_catalog.pg_partitioned_table p
            JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
            JOIN pg_catalog.pg_opclass c ON c.oid = p.partclass[0]
@@ -159,6 +186,11 @@ pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
                 AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
            JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr
            JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+           JOIN pg_catalog.pg_amop gm ON gm.amopfamily = c.opcfamily AND gm.amopstrategy = 4
+                AND gm.amoplefttype = c.opcintype AND gm.amoprighttype = c.opcintype
+           JOIN pg_catalog.pg_operator g ON g.oid = gm.amopopr
+           JOIN pg_catalog.pg_namespace gn ON gn.oid = g.oprnamespace
+           JOIN pg_catalog.pg_type t ON t.oid = c.opcintype
           WHERE p.partrelid = $1 AND p.partstrat = 'r' AND p.partnatts = 1",
         &[table.into()],
         |row| {
@@ -168,6 +200,9 @@ pub fn key(table: pg_sys::Oid) -> Result<ShardKey> {
                 type_name: row.get(3)?,
                 collate: row.get(4)?,
                 less: row.get(5)?,
+                at_least: row.get(6)?,
+                compared_as: row.optional(7)?,
+                type_modifier: row.get(8)?,
             })
         },
     )?;

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::manage::carry::{self, Parts};
 use crate::manage::key::Key;
 use crate::manage::table::Table;
-use crate::manage::{grants, names, sequences, verify, views};
-use crate::pg::spi;
+use crate::manage::{names, sequences, verify, views};
+use crate::pg::{grants, spi};
 
 /// What became of a plain table.
 pub struct Converted {

@@ -32,6 +32,7 @@ pub fn choose(table: &Table, given: Option<&str>) -> Result<Key> {
     };
     let column = find(table, &name)?;
     require_order(table, &name, &column)?;
+    require_comparable(table, &name)?;
     if column.is_generated {
         return Err(Error::Unsupported {
             what: format!(
@@ -118,9 +119,36 @@ fn require_order(table: &Table, name: &str, column: &Column) -> Result<()> {
     })
 }
 
+/// Fails for a domain over a type whose order is that of all enums, arrays or ranges: SQL compares such a domain as
+/// its base type, a partition's constraint as it is, so that PostgreSQL would not recognise any CHECK as proof of
+/// the constraint, and scan each new shard while clients wait.
+fn require_comparable(table: &Table, column: &str) -> Result<()> {
+    let base = spi::query_value::<String>(
+        "WITH RECURSIVE base AS (
+             SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+              WHERE a.attrelid = $1 AND a.attname = $2::name AND t.typtype = 'd'
+              UNION ALL
+             SELECT t.oid, t.typtype, t.typbasetype, t.typcategory FROM base b JOIN pg_type t ON t.oid = b.typbasetype
+              WHERE b.typtype = 'd')
+         SELECT format_type(oid, NULL) FROM base WHERE typtype <> 'd' AND (typtype IN ('e', 'r', 'm', 'c') OR typcategory = 'A')",
+        &[table.oid.into(), column.into()],
+    )?;
+    match base {
+        None => Ok(()),
+        Some(base) => Err(Error::Unsupported {
+            what: format!(
+                "column \"{column}\" of table \"{}\" cannot be a shard key",
+                table.name
+            ),
+            detail: format!("Its type is a domain over {base}."),
+            hint: format!("Choose a column of type {base}."),
+        }),
+    }
+}
+
 /// The key of a table that is partitioned already, if repart can work with it.
 pub fn of_partitioned(table: &Table, given: Option<&str>) -> Result<String> {
-    let (strategy, columns, attnum, class) = partition_key(table)?;
+    let (strategy, columns, attnum) = partition_key(table)?;
     let refuse = |what: String| {
         let hint = "repart manages tables that are partitioned by RANGE on one column.".to_owned();
         Err(Error::Unsupported {
@@ -148,12 +176,8 @@ pub fn of_partitioned(table: &Table, given: Option<&str>) -> Result<String> {
     if attnum == 0 {
         return refuse(format!("table \"{name}\" is partitioned by an expression"));
     }
-    let (column, type_oid) = column_of(table, attnum)?;
-    if opclass::default_btree(type_oid) != Some(class) {
-        return refuse(format!(
-            "the partition key of table \"{name}\" is not sorted by its type's default order"
-        ));
-    }
+    let column = column_of(table, attnum)?;
+    require_comparable(table, &column)?;
     match given {
         Some(given) if given != column => Err(Error::InvalidParameter {
             what: format!(
@@ -166,12 +190,12 @@ pub fn of_partitioned(table: &Table, given: Option<&str>) -> Result<String> {
     }
 }
 
-/// Strategy, number of columns, first column (0 for an expression) and its operator class.
-fn partition_key(table: &Table) -> Result<(String, i16, i16, pg_sys::Oid)> {
+/// Strategy, number of columns, first column (0 for an expression).
+fn partition_key(table: &Table) -> Result<(String, i16, i16)> {
     let found = spi::query(
-        "SELECT partstrat::text, partnatts, partattrs[0], partclass[0] FROM pg_partitioned_table WHERE partrelid = $1",
+        "SELECT partstrat::text, partnatts, partattrs[0] FROM pg_partitioned_table WHERE partrelid = $1",
         &[table.oid.into()],
-        |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
+        |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?)),
     )?;
     found
         .into_iter()
@@ -179,11 +203,11 @@ fn partition_key(table: &Table) -> Result<(String, i16, i16, pg_sys::Oid)> {
         .ok_or_else(|| Error::Internal("a partition key vanished".to_owned()))
 }
 
-fn column_of(table: &Table, attnum: i16) -> Result<(String, pg_sys::Oid)> {
+fn column_of(table: &Table, attnum: i16) -> Result<String> {
     let found = spi::query(
-        "SELECT attname::text, atttypid FROM pg_attribute WHERE attrelid = $1 AND attnum = $2",
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum = $2",
         &[table.oid.into(), attnum.into()],
-        |row| Ok((row.get(1)?, row.get(2)?)),
+        |row| row.get(1),
     )?;
     found
         .into_iter()

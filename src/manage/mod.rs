@@ -6,7 +6,6 @@
 mod carry;
 mod checks;
 mod convert;
-mod grants;
 mod key;
 mod names;
 mod refusals;

@@ -1,11 +1,10 @@
 //! What repart cannot carry over, or could not migrate later: refused when a table is to be managed, with
 //! the objects concerned and the remedy. Each refusal is a query that lists these objects.
 
-use pgrx::pg_sys;
-
 use crate::error::{Error, Result};
 use crate::manage::key::Key;
 use crate::manage::table::Table;
+use crate::pg::dependents::{self, Except};
 use crate::pg::spi;
 
 /// One thing that is refused. `$1` of the query is the table; each row is the description of an object.
@@ -169,34 +168,6 @@ const PLAIN: &[Refusal] = &[
     },
 ];
 
-/// Other objects that would stay bound to the shard, whose OID is the table's own: everything that depends
-/// on the table or its row type, except what is part of the table and views, which are re-created.
-const DEPENDENTS: &str = "
-    SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid)
-      FROM pg_depend d
-     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1
-       AND NOT CASE d.classid
-           WHEN 'pg_attrdef'::regclass THEN EXISTS (SELECT FROM pg_attrdef WHERE oid = d.objid AND adrelid = $1)
-           WHEN 'pg_constraint'::regclass THEN EXISTS (SELECT FROM pg_constraint WHERE oid = d.objid AND conrelid = $1)
-           WHEN 'pg_trigger'::regclass THEN EXISTS (SELECT FROM pg_trigger WHERE oid = d.objid AND tgrelid = $1)
-           WHEN 'pg_policy'::regclass THEN EXISTS (SELECT FROM pg_policy WHERE oid = d.objid AND polrelid = $1)
-           WHEN 'pg_statistic_ext'::regclass THEN
-               EXISTS (SELECT FROM pg_statistic_ext WHERE oid = d.objid AND stxrelid = $1)
-           WHEN 'pg_class'::regclass THEN
-               d.deptype IN ('a', 'i', 'P', 'S') AND EXISTS (
-                   SELECT FROM pg_class WHERE oid = d.objid AND relkind IN ('i', 't', 'S'))
-           WHEN 'pg_type'::regclass THEN d.deptype = 'i'
-           WHEN 'pg_rewrite'::regclass THEN $2 AND EXISTS (
-               SELECT FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class AND v.relkind = 'v'
-                WHERE r.oid = d.objid AND r.rulename = '_RETURN')
-           ELSE false END
-    UNION
-    SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
-      FROM pg_type t
-      JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray)
-     WHERE t.typrelid = $1 AND NOT (d.classid = 'pg_type'::regclass AND d.deptype = 'i')
-     ORDER BY 1";
-
 /// Unique indexes without the shard key, whose number is `$2`, as a plain column.
 const KEYLESS: &str = "SELECT pg_describe_object('pg_class'::regclass, i.indexrelid, 0) FROM pg_index i
      WHERE i.indrelid = $1 AND i.indisunique AND NOT i.indisexclusion
@@ -227,7 +198,7 @@ pub fn check_plain(table: &Table, key: &Key) -> Result<()> {
              table must contain its partition key.",
         ));
     }
-    let dependents = dependents(table.oid, true)?;
+    let dependents = dependents::others(table.oid, &[Except::Views, Except::Sequences])?;
     if !dependents.is_empty() {
         return Err(refused(
             &format!(
@@ -239,11 +210,6 @@ pub fn check_plain(table: &Table, key: &Key) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Other objects that depend on a table or its row type, without those that are part of it.
-pub fn dependents(table: pg_sys::Oid, except_views: bool) -> Result<Vec<String>> {
-    objects(DEPENDENTS, &[table.into(), except_views.into()])
 }
 
 fn check(refusals: &[Refusal], table: &Table) -> Result<()> {

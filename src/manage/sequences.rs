@@ -4,10 +4,9 @@
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::manage::grants;
 use crate::manage::names;
 use crate::manage::table::Table;
-use crate::pg::spi;
+use crate::pg::{grants, spi};
 
 /// The identity of one column.
 pub struct Identity {

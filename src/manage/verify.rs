@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::manage::refusals;
+use crate::pg::dependents::{self, Except};
 use crate::pg::spi;
 
 /// What must be the same before and after: where the rows and the indexes are.
@@ -54,7 +54,7 @@ pub fn check(shard: pg_sys::Oid, before: &Storage) -> Result<()> {
             &loose,
         ));
     }
-    let dependents = refusals::dependents(shard, false)?;
+    let dependents = dependents::others(shard, &[Except::Sequences])?;
     if !dependents.is_empty() {
         return Err(broken(
             "other objects would stay bound to its first shard",

@@ -33,12 +33,15 @@ pub fn apply(job: &Job) -> Result<i64> {
         guc::set_for_transaction("enable_hashjoin", "off");
         guc::set_for_transaction("enable_mergejoin", "off");
     }
-    if capture::truncated(&job.migration)? {
-        for (n, _) in job.targets() {
-            spi::execute(&format!("DELETE FROM ONLY {}", job.target_name(n)))?;
+    let truncated = capture::truncated(&job.migration)?;
+    role::as_owner(job.owner, || {
+        if truncated {
+            for (n, _) in job.targets() {
+                spi::execute(&format!("DELETE FROM ONLY {}", job.target_name(n)))?;
+            }
         }
-    }
-    role::as_owner(job.owner, || replace_rows(job))?;
+        replace_rows(job)
+    })?;
     Ok(entries)
 }
 

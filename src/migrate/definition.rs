@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use crate::catalog::shards::ShardKey;
 use crate::error::{Error, Result};
 use crate::pg::{relation, spi};
 
@@ -22,17 +23,25 @@ pub struct Index {
     pub clustered: bool,
     /// Whether it is the table's replica identity.
     pub replica_identity: bool,
+    /// Storage parameters as `SET` lists them; empty for none.
+    pub options: String,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// Statistics targets of its columns, as `column number, target`.
+    pub statistics: Vec<(i32, i32)>,
 }
 
 /// A constraint that an index carries.
 #[derive(Clone, Debug)]
 pub struct Constraint {
-    /// `PRIMARY KEY`, `UNIQUE`, or the whole definition of an exclusion constraint.
+    /// `PRIMARY KEY`, `UNIQUE`, or the whole definition of one that makes its own index.
     pub definition: String,
-    /// Whether it is an exclusion constraint, which makes its own index.
+    /// Whether it is an exclusion constraint or a key WITHOUT OVERLAPS, which makes its own index.
     pub exclusion: bool,
     /// ` DEFERRABLE …`, or empty.
     pub deferrable: String,
+    /// Its comment.
+    pub comment: Option<String>,
 }
 
 /// The indexes of a table, primary key first.
@@ -44,7 +53,15 @@ pub fn indexes(table: pg_sys::Oid) -> Result<Vec<Index>> {
                 coalesce(s.spcname::text, ''), k.contype::text, pg_catalog.pg_get_constraintdef(k.oid),
                 CASE WHEN NOT k.condeferrable THEN '' WHEN k.condeferred THEN ' DEFERRABLE INITIALLY DEFERRED'
                      ELSE ' DEFERRABLE' END,
-                i.indisclustered, i.indisreplident
+                i.indisclustered, i.indisreplident, i.indisexclusion,
+                coalesce((SELECT pg_catalog.string_agg(pg_catalog.format('%I = %L', pg_catalog.split_part(o, '=', 1),
+                                                       substr(o, strpos(o, '=') + 1)), ', ')
+                            FROM pg_catalog.unnest(x.reloptions) o), ''),
+                pg_catalog.obj_description(x.oid, 'pg_class'), pg_catalog.obj_description(k.oid, 'pg_constraint'),
+                (SELECT pg_catalog.array_agg(a.attnum::int4 ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = x.oid AND coalesce(a.attstattarget, -1) >= 0),
+                (SELECT pg_catalog.array_agg(a.attstattarget::int4 ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = x.oid AND coalesce(a.attstattarget, -1) >= 0)
            FROM pg_catalog.pg_index i
            JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
            JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
@@ -70,18 +87,22 @@ fn read_index(row: &spi::Row) -> Result<Index> {
             ))
         })?
         .to_owned();
+    let exclusion: bool = row.get(11)?;
     let constraint = match row.optional::<String>(6)?.as_deref() {
         None => None,
         Some(kind) => Some(Constraint {
             definition: match kind {
-                "p" => "PRIMARY KEY".to_owned(),
-                "u" => "UNIQUE".to_owned(),
+                "p" if !exclusion => "PRIMARY KEY".to_owned(),
+                "u" if !exclusion => "UNIQUE".to_owned(),
                 _ => row.get(7)?,
             },
-            exclusion: kind == "x",
+            exclusion,
             deferrable: row.get(8)?,
+            comment: row.optional(14)?,
         }),
     };
+    let columns: Vec<i32> = row.optional(15)?.unwrap_or_default();
+    let targets: Vec<i32> = row.optional(16)?.unwrap_or_default();
     Ok(Index {
         name,
         unique: row.get(2)?,
@@ -90,6 +111,9 @@ fn read_index(row: &spi::Row) -> Result<Index> {
         constraint,
         clustered: row.get(9)?,
         replica_identity: row.get(10)?,
+        options: row.get(12)?,
+        comment: row.optional(13)?,
+        statistics: columns.into_iter().zip(targets).collect(),
     })
 }
 
@@ -98,7 +122,7 @@ fn read_index(row: &spi::Row) -> Result<Index> {
 pub struct KeyColumn {
     /// Its name.
     pub name: String,
-    /// Its type, as SQL writes it.
+    /// Its type and collation, as SQL writes them.
     pub type_name: String,
 }
 
@@ -106,7 +130,11 @@ pub struct KeyColumn {
 /// another unique index that is immediate, complete and without NULLs.
 pub fn identity_key(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
     let columns = spi::query(
-        "SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod)
+        "SELECT a.attname::text,
+                pg_catalog.format_type(a.atttypid, a.atttypmod)
+                || coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname)
+                               FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
+                              WHERE l.oid = a.attcollation), '')
            FROM (SELECT i.indexrelid, i.indrelid, i.indkey, i.indnkeyatts FROM pg_catalog.pg_index i
                   WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid
                     AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -154,68 +182,14 @@ fn columns(table: pg_sys::Oid, condition: &str) -> Result<Vec<String>> {
     )
 }
 
-/// Foreign keys of a table to others: name and definition.
-pub fn foreign_keys(table: pg_sys::Oid) -> Result<Vec<(String, String)>> {
-    spi::query(
-        "SELECT pg_catalog.quote_ident(conname), pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint
-          WHERE conrelid = $1 AND contype = 'f' AND convalidated ORDER BY oid",
-        &[table.into()],
-        |row| Ok((row.get(1)?, row.get(2)?)),
-    )
-}
-
-/// A hash of everything that the targets were made from. Another one later means that somebody changed
-/// the definition of the table or of a source, so that the targets no longer fit.
-pub fn fingerprint(table: pg_sys::Oid, sources: &[pg_sys::Oid]) -> Result<String> {
-    spi::query_value(FINGERPRINT, &[table.into(), sources.to_vec().into()])?
-        .ok_or_else(|| Error::Internal("a table without definition".to_owned()))
-}
-
-/// Columns, defaults, constraints, indexes and triggers of table and sources; of the sources also names,
-/// owner, grants, options and bound. Grants on the parent concern no target.
-const FINGERPRINT: &str = "
-WITH every AS (SELECT $1 AS oid UNION ALL SELECT unnest($2)), part AS (
-    SELECT pg_catalog.concat_ws('|', 'column', attrelid, attnum, attname, atttypid, atttypmod, attnotnull, attidentity,
-                     attgenerated, attcollation, attisdropped, attstorage, attcompression, attstattarget,
-                     attacl::text,
-                     (SELECT pg_catalog.string_agg(o, ',') FROM pg_catalog.unnest(attoptions) o WHERE o LIKE 'n_distinct%')) AS line
-      FROM pg_catalog.pg_attribute JOIN every ON attrelid = every.oid WHERE attnum > 0
-    UNION ALL
-    SELECT pg_catalog.concat_ws('|', 'default', adrelid, adnum, pg_catalog.pg_get_expr(adbin, adrelid))
-      FROM pg_catalog.pg_attrdef JOIN every ON adrelid = every.oid
-    UNION ALL
-    SELECT pg_catalog.concat_ws('|', 'constraint', conrelid, conname, pg_catalog.pg_get_constraintdef(c.oid), convalidated)
-      FROM pg_catalog.pg_constraint c JOIN every ON conrelid = every.oid
-    UNION ALL
-    SELECT pg_catalog.concat_ws('|', 'index', indrelid, indexrelid, pg_catalog.pg_get_indexdef(indexrelid), indisvalid,
-                     indisreplident, indisclustered)
-      FROM pg_catalog.pg_index JOIN every ON indrelid = every.oid
-    UNION ALL
-    SELECT pg_catalog.concat_ws('|', 'trigger', tgrelid, tgname, tgenabled, pg_catalog.pg_get_triggerdef(t.oid))
-      FROM pg_catalog.pg_trigger t JOIN every ON tgrelid = every.oid
-     WHERE NOT tgisinternal AND tgname NOT LIKE 'repart\\_capture\\_%'
-    UNION ALL
-    SELECT pg_catalog.concat_ws('|', 'class', c.oid, relname, relnamespace, relowner, relacl::text, reloptions::text,
-                     reltablespace, relrowsecurity, relforcerowsecurity, relreplident, relispartition,
-                     pg_catalog.pg_get_expr(relpartbound, c.oid), relpersistence)
-      FROM pg_catalog.pg_class c WHERE c.oid = ANY ($2)
-    UNION ALL
-    SELECT pg_catalog.concat_ws('|', 'policy', polrelid, pol.oid) FROM pg_catalog.pg_policy pol WHERE polrelid = ANY ($2)
-    UNION ALL
-    SELECT pg_catalog.concat_ws('|', 'rule', ev_class, r.oid) FROM pg_catalog.pg_rewrite r WHERE ev_class = ANY ($2))
-SELECT pg_catalog.md5(pg_catalog.string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")) FROM part";
-
-/// The conditions that a key lies in `[lower, upper)`, in the form that PostgreSQL gives the constraint of
-/// a partition, so that it recognises the one as proof of the other.
-pub fn range_condition(
-    key: &crate::catalog::shards::ShardKey,
-    lower: Option<&str>,
-    upper: Option<&str>,
-) -> String {
-    let column = spi::quote_identifier(&key.column);
-    let value = |literal: &str| format!("{}::{}", spi::quote_literal(literal), key.type_name);
-    let mut conditions = vec![format!("{column} IS NOT NULL")];
-    conditions.extend(lower.map(|lower| format!("{column} >= {}", value(lower))));
-    conditions.extend(upper.map(|upper| format!("{column} < {}", value(upper))));
+/// The condition that a key lies in `[lower, upper)`, in the form that PostgreSQL gives the constraint of a
+/// partition, so that it recognises the one as proof of the other.
+pub fn range_condition(key: &ShardKey, lower: Option<&str>, upper: Option<&str>) -> String {
+    let mut conditions = vec![format!(
+        "{} IS NOT NULL",
+        spi::quote_identifier(&key.column)
+    )];
+    conditions.extend(lower.map(|lower| key.bounded(&key.at_least, lower)));
+    conditions.extend(upper.map(|upper| key.bounded(&key.less, upper)));
     conditions.join(" AND ")
 }

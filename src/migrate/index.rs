@@ -81,6 +81,41 @@ fn build(job: &Job, n: usize, target: &Target, index: &Index, name: &str) -> Res
             ))?;
         }
     }
+    settle(index, &table, name)
+}
+
+/// What an index has besides its definition.
+fn settle(index: &Index, table: &str, name: &str) -> Result<()> {
+    let qualified = spi::quote_qualified_identifier(names::SCHEMA, name);
+    if index
+        .constraint
+        .as_ref()
+        .is_some_and(|constraint| constraint.exclusion)
+        && !index.options.is_empty()
+    {
+        spi::execute(&format!("ALTER INDEX {qualified} SET ({})", index.options))?;
+    }
+    for (column, target) in &index.statistics {
+        spi::execute(&format!(
+            "ALTER INDEX {qualified} ALTER COLUMN {column} SET STATISTICS {target}"
+        ))?;
+    }
+    if let Some(comment) = &index.comment {
+        spi::execute(&format!(
+            "COMMENT ON INDEX {qualified} IS {}",
+            spi::quote_literal(comment)
+        ))?;
+    }
+    let comment = index
+        .constraint
+        .as_ref()
+        .and_then(|constraint| constraint.comment.as_ref());
+    if let Some(comment) = comment {
+        spi::execute(&format!(
+            "COMMENT ON CONSTRAINT {name} ON {table} IS {}",
+            spi::quote_literal(comment)
+        ))?;
+    }
     if index.clustered {
         spi::execute(&format!("ALTER TABLE {table} CLUSTER ON {name}"))?;
     }

@@ -6,8 +6,8 @@ use crate::catalog::journal::{Migration, Target};
 use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
-use crate::migrate::{capture, names};
-use crate::pg::{relation, spi};
+use crate::migrate::{capture, names, target};
+use crate::pg::{relation, role, spi};
 
 /// A migration and its table.
 pub struct Job {
@@ -77,7 +77,7 @@ impl Job {
 
     /// The hash that must not change while the migration runs.
     pub fn fingerprint(&self) -> Result<String> {
-        definition::fingerprint(self.migration.relation, &self.source_oids())
+        target::fingerprint(self.migration.relation, &self.source_oids())
     }
 
     /// Fails if table or sources were changed since the targets were made from them, or if a change of a row
@@ -102,7 +102,9 @@ impl Job {
     /// Empties all targets.
     pub fn truncate_targets(&self) -> Result<()> {
         let tables: Vec<String> = self.targets().map(|(n, _)| self.target_name(n)).collect();
-        spi::execute(&format!("TRUNCATE ONLY {}", tables.join(", ")))?;
+        let statement = format!("TRUNCATE ONLY {}", tables.join(", "));
+        // It evaluates parts of index expressions.
+        role::as_owner(self.owner, || spi::execute(&statement))?;
         Ok(())
     }
 }

@@ -18,4 +18,5 @@ pub mod names;
 pub mod preflight;
 pub mod prepare;
 pub mod request;
+pub mod target;
 pub mod verify;

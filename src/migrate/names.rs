@@ -63,6 +63,21 @@ pub fn private_retired_index(id: i64, source: usize, index: usize) -> String {
     format!("old_{id}_{}_{}", source + 1, index + 1)
 }
 
+/// A statistics object of a target while it is private.
+pub fn private_statistics(id: i64, target: usize, statistics: usize) -> String {
+    format!("s_{id}_{}_{}", target + 1, statistics + 1)
+}
+
+/// As [`private_statistics`], as SQL writes it.
+pub fn statistics(id: i64, target: usize, statistics: usize) -> String {
+    qualified(private_statistics(id, target, statistics))
+}
+
+/// A statistics object of a source after the switch.
+pub fn private_retired_statistics(id: i64, source: usize, statistics: usize) -> String {
+    format!("old_s_{id}_{}_{}", source + 1, statistics + 1)
+}
+
 /// As [`private_retired`], as SQL writes it.
 pub fn retired(id: i64, source: usize) -> String {
     qualified(private_retired(id, source))
@@ -79,18 +94,23 @@ pub fn public_target(table: &str, id: i64, target: usize, attempt: usize) -> Str
     joined(table, &format!("_{id}_{}{suffix}", target + 1))
 }
 
-/// The name of a target's index once it is visible: as the source's, with the table's name replaced.
-pub fn public_index(
+/// The name of a target's index or statistics object once it is visible: as the source's, with the table's name
+/// replaced; `kind` ends a name that has no such form.
+pub fn public_dependent(
     source_table: &str,
-    source_index: &str,
+    source_name: &str,
     target_table: &str,
     ordinal: usize,
+    kind: &str,
 ) -> String {
-    match source_index.strip_prefix(source_table) {
+    if source_table == target_table {
+        return source_name.to_owned();
+    }
+    match source_name.strip_prefix(source_table) {
         Some(rest) if target_table.len() + rest.len() <= MAX_NAME => {
             format!("{target_table}{rest}")
         }
-        _ => joined(target_table, &format!("_{}_idx", ordinal + 1)),
+        _ => joined(target_table, &format!("_{}_{kind}", ordinal + 1)),
     }
 }
 
@@ -116,12 +136,16 @@ mod tests {
     #[test]
     fn an_index_keeps_its_ending() {
         assert_eq!(
-            public_index("orders_0", "orders_0_pkey", "orders_7_1", 0),
+            public_dependent("orders_0", "orders_0_pkey", "orders_7_1", 0, "idx"),
             "orders_7_1_pkey"
         );
         assert_eq!(
-            public_index("orders_0", "by_customer", "orders_7_1", 2),
+            public_dependent("orders_0", "by_customer", "orders_7_1", 2, "idx"),
             "orders_7_1_3_idx"
+        );
+        assert_eq!(
+            public_dependent("orders_0", "by_customer", "orders_0", 2, "idx"),
+            "by_customer"
         );
     }
 }

@@ -1,11 +1,9 @@
 //! Preparing: targets with everything that the sources have, and change capture.
 
-use pgrx::pg_sys;
-
-use crate::catalog::journal::{self, Migration, Position, Target};
+use crate::catalog::journal::{self, Migration, Position};
 use crate::error::Result;
 use crate::migrate::job::Job;
-use crate::migrate::{capture, clean, names, preflight};
+use crate::migrate::{capture, clean, names, preflight, target};
 use crate::pg::spi;
 
 /// Creates the private objects: targets, log and trigger function. Nothing of it locks the sources for
@@ -20,8 +18,8 @@ pub fn create(mut migration: Migration) -> Result<()> {
         &[job.owner.into()],
     )?
     .unwrap_or_default();
-    for (n, target) in job.targets() {
-        create_target(&job, n, target, &owner)?;
+    for (n, wanted) in job.targets() {
+        target::create::create(&job, n, wanted, &owner)?;
     }
     capture::create(&job.migration, &job.identity, &owner)?;
     let position = Position {
@@ -81,111 +79,4 @@ pub fn start_capture(migration: Migration) -> Result<()> {
         ..job.migration.position.clone()
     };
     journal::restart_copy(&job.migration, &position)
-}
-
-fn create_target(job: &Job, n: usize, target: &Target, owner: &str) -> Result<()> {
-    let source = job.first_source()?;
-    let table = job.target_name(n);
-    let facts = facts(source)?;
-    let tablespace = target.tablespace.as_deref().unwrap_or(&facts.tablespace);
-    let mut sql = format!(
-        "CREATE TABLE {table} (LIKE {} INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY EXCLUDING STATISTICS) USING {}",
-        facts.name, facts.access_method
-    );
-    if !facts.options.is_empty() {
-        sql += &format!(" WITH ({})", facts.options);
-    }
-    if !tablespace.is_empty() {
-        sql += &format!(" TABLESPACE {}", spi::quote_identifier(tablespace));
-    }
-    spi::execute(&sql)?;
-    // Proves to ATTACH that no row violates the new bound, so that it need not scan.
-    spi::execute(&format!(
-        "ALTER TABLE {table} ADD CONSTRAINT {} CHECK ({})",
-        names::BOUND_CONSTRAINT,
-        job.belongs_to(target)
-    ))?;
-    spi::execute(&format!(
-        "ALTER TABLE {table} OWNER TO {}",
-        spi::quote_identifier(owner)
-    ))?;
-    for statement in carried_statements(source, &table)? {
-        spi::execute(&statement)?;
-    }
-    Ok(())
-}
-
-struct Facts {
-    name: String,
-    access_method: String,
-    options: String,
-    tablespace: String,
-}
-
-fn facts(source: pg_sys::Oid) -> Result<Facts> {
-    let found = spi::select_first(
-        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(a.amname),
-                coalesce((SELECT pg_catalog.string_agg(o, ', ') FROM (
-                    SELECT pg_catalog.format('%I = %L', pg_catalog.split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)) AS o
-                      FROM pg_catalog.unnest(c.reloptions) o
-                    UNION ALL
-                    SELECT pg_catalog.format('toast.%I = %L', pg_catalog.split_part(o, '=', 1), substr(o, strpos(o, '=') + 1))
-                      FROM pg_catalog.pg_class t, pg_catalog.unnest(t.reloptions) o WHERE t.oid = c.reltoastrelid) x), ''),
-                coalesce(s.spcname::text, '')
-           FROM pg_catalog.pg_class c
-           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-           JOIN pg_catalog.pg_am a ON a.oid = c.relam
-           LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
-          WHERE c.oid = $1",
-        &[source.into()],
-        |row| {
-            Ok(Facts {
-                name: row.get(1)?,
-                access_method: row.get(2)?,
-                options: row.get(3)?,
-                tablespace: row.get(4)?,
-            })
-        },
-    )?;
-    found.ok_or_else(|| crate::error::Error::Internal("a source vanished".to_owned()))
-}
-
-/// Grants, row security, comment and column settings of the source, as statements for the target `$2`.
-fn carried_statements(source: pg_sys::Oid, table: &str) -> Result<Vec<String>> {
-    spi::select(
-        "WITH c AS (SELECT * FROM pg_catalog.pg_class WHERE oid = $1)
-         SELECT statement FROM (
-            SELECT 1 AS n, pg_catalog.format('REVOKE ALL ON %s FROM %I', $2, pg_catalog.pg_get_userbyid(relowner)) AS statement
-              FROM c WHERE relacl IS NOT NULL
-            UNION ALL
-            SELECT 2, pg_catalog.format('GRANT %s ON %s TO %s%s', g.privilege_type, $2,
-                     CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END,
-                     CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-              FROM c, pg_catalog.aclexplode(c.relacl) g
-            UNION ALL
-            SELECT 3, pg_catalog.format('GRANT %s (%I) ON %s TO %s%s', g.privilege_type, a.attname, $2,
-                     CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(g.grantee)) END,
-                     CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-              FROM pg_catalog.pg_attribute a, pg_catalog.aclexplode(a.attacl) g
-             WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-            UNION ALL
-            SELECT 4, pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', $2) FROM c WHERE relrowsecurity
-            UNION ALL
-            SELECT 5, pg_catalog.format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', $2) FROM c WHERE relforcerowsecurity
-            UNION ALL
-            SELECT 6, pg_catalog.format('COMMENT ON TABLE %s IS %L', $2, d)
-              FROM pg_catalog.obj_description($1, 'pg_class') d WHERE d IS NOT NULL
-            UNION ALL
-            SELECT 7, pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I SET STATISTICS %s', $2, attname, attstattarget)
-              FROM pg_catalog.pg_attribute
-             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND coalesce(attstattarget, -1) >= 0
-            UNION ALL
-            SELECT 8, pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I SET (%s)', $2, attname,
-                     (SELECT pg_catalog.string_agg(o, ', ') FROM pg_catalog.unnest(attoptions) o WHERE o LIKE 'n_distinct%'))
-              FROM pg_catalog.pg_attribute
-             WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attoptions::text LIKE '%n_distinct%') s
-          ORDER BY n",
-        &[source.into(), table.into()],
-        |row| row.get(1),
-    )
 }

@@ -42,7 +42,7 @@ pub fn split(shard: pg_sys::Oid, at: &[String]) -> Result<Wanted> {
     let key = shards::key(table)?;
     let at: Vec<String> = at
         .iter()
-        .map(|text| literal::normalize(key.type_oid, text))
+        .map(|text| literal::normalize(key.type_oid, key.type_modifier, text))
         .collect::<Result<_>>()?;
     require_inside(&key, &shard, &at)?;
     let mut edges = vec![shard.lower.clone()];
@@ -122,7 +122,7 @@ pub fn shift(lower: pg_sys::Oid, upper: pg_sys::Oid, boundary: &str) -> Result<W
     }
     require_adjacent(&low, &high)?;
     let key = shards::key(table)?;
-    let boundary = literal::normalize(key.type_oid, boundary)?;
+    let boundary = literal::normalize(key.type_oid, key.type_modifier, boundary)?;
     let both = Shard {
         lower: low.lower.clone(),
         upper: high.upper.clone(),

@@ -124,12 +124,17 @@ fn next_boundary(
     let column = spi::quote_identifier(&job.key.column);
     let condition = definition::range_condition(&job.key, lower, target.upper.as_deref());
     let sql = format!(
-        "SELECT k::text FROM (SELECT {column} AS k FROM ONLY {} WHERE {condition} ORDER BY {column} OFFSET {RANGE_ROWS} LIMIT 1) x",
-        job.target_name(n)
+        "SELECT k::text FROM (SELECT {column} AS k FROM ONLY {} WHERE {condition} ORDER BY {} OFFSET {RANGE_ROWS} LIMIT 1) x
+          WHERE {}",
+        job.target_name(n),
+        job.key.by(&column),
+        // Many rows with one key: a range cannot end where it begins.
+        lower.map_or("true".to_owned(), |lower| {
+            let lower = format!("{}::{}", spi::quote_literal(lower), job.key.type_name);
+            job.key.before(&lower, "k")
+        }),
     );
-    let next = role::as_owner(job.owner, || spi::value::<String>(&sql, &[]))?;
-    // Many rows with one key: a range cannot end where it begins.
-    Ok(next.filter(|key| Some(key.as_str()) != lower))
+    role::as_owner(job.owner, || spi::value::<String>(&sql, &[]))
 }
 
 fn has_key_index(job: &Job) -> Result<bool> {

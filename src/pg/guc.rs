@@ -40,11 +40,13 @@ pub fn reload_if_asked() -> bool {
 }
 
 /// Settings on which the text form of a value depends, and the values under which it always reads the same.
-pub const TRANSMISSION_MODES: [(&str, &str); 4] = [
+pub const TRANSMISSION_MODES: [(&str, &str); 6] = [
     ("datestyle", "ISO"),
     ("intervalstyle", "postgres"),
     ("extra_float_digits", "3"),
     ("timezone", "UTC"),
+    ("bytea_output", "hex"),
+    ("standard_conforming_strings", "on"),
 ];
 
 /// Runs `body` with the output formats that PostgreSQL itself uses between servers, so that a literal

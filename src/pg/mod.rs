@@ -2,7 +2,9 @@
 
 pub mod background;
 pub mod databases;
+pub mod dependents;
 pub mod disk;
+pub mod grants;
 pub mod guc;
 pub mod jsonb;
 pub mod literal;

@@ -25,6 +25,12 @@ pub fn display_name(relation: pg_sys::Oid) -> Result<String> {
     Ok(name.unwrap_or_else(|| relation.to_u32().to_string()))
 }
 
+/// The relation of a name as SQL writes it.
+pub fn find(name: &str) -> Result<pg_sys::Oid> {
+    spi::value::<pg_sys::Oid>("SELECT $1::pg_catalog.regclass::oid", &[name.into()])?
+        .ok_or_else(|| Error::Internal(format!("{name} vanished")))
+}
+
 /// Its owner.
 pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
     spi::value(

@@ -6,6 +6,7 @@
 //! - [`disk`]: a small file system to fill;
 //! - [`snapshot`]: transactions that are older than a cutover;
 //! - [`aftermath`]: what must not be left when a migration has ended;
+//! - [`describe`]: what a shard is made of, to compare it with its replacement;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
 //! - [`wait`]: waiting for something to become true, with a deadline.
 //!
@@ -17,6 +18,7 @@
 
 pub mod aftermath;
 pub mod cluster;
+pub mod describe;
 pub mod disk;
 pub mod matrix;
 pub mod repart;

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::migrate::definition;
 use crate::migrate::job::Job;
 use crate::migrate::names;
+use crate::migrate::target::statistics;
 use crate::pg::spi;
 
 use super::rename;
@@ -24,6 +25,7 @@ pub fn sources(job: &Job) -> Result<()> {
                 &names::private_retired_index(job.id(), n, k),
             )?;
         }
+        statistics::retire(job, n, &statistics::read(source.relation())?)?;
         let retired = names::private_retired(job.id(), n);
         rename("TABLE", &source.schema, &source.name, &retired)?;
         let retired = spi::quote_qualified_identifier(&source.schema, &retired);

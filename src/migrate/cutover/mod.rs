@@ -12,8 +12,10 @@ use repart_core::state::State;
 use crate::catalog::{cutovers, journal};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, definition, locks, preflight, verify};
+use crate::migrate::{capture, locks, target, verify};
 use crate::pg::{guc, relation, snapshot_guard, spi};
+
+use publish::Model;
 
 /// What one attempt came to.
 pub enum Attempt {
@@ -47,7 +49,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
         job.require_unchanged()?;
         // Such as a view of a shard, which somebody made meanwhile: the shard could never be dropped.
         for source in &job.migration.spec.sources {
-            preflight::refuse_dependents(source)?;
+            target::refusals::check(source)?;
         }
         verify::apply_and_compare_last(job)?;
     }
@@ -68,10 +70,10 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
     for job in jobs {
         let targets = target_oids(job)?;
         // Read before detaching, which renames them.
-        let indexes = definition::indexes(job.first_source()?)?;
+        let model = Model::read(job)?;
         detach::sources(job)?;
         for (n, oid) in targets.iter().enumerate() {
-            publish::target(job, n, *oid, &indexes)?;
+            publish::target(job, n, *oid, &model)?;
         }
         inherit_history(job, &targets)?;
         changed.extend(targets);

@@ -1,4 +1,4 @@
-//! The new shards become visible: name, place, constraints, and the partition bound.
+//! The new shards become visible: name, place, what could not be there before, and the partition bound.
 
 use pgrx::pg_sys;
 
@@ -7,12 +7,37 @@ use crate::error::{Error, Result};
 use crate::migrate::definition::{self, Index};
 use crate::migrate::job::Job;
 use crate::migrate::names;
-use crate::pg::spi;
+use crate::migrate::target::statistics::{self, Statistics};
+use crate::migrate::target::{self, Part, Phase, constraints, rights};
+use crate::pg::{relation, role, spi};
 
 use super::rename;
 
-/// Gives a target its public name and place, and attaches it.
-pub fn target(job: &Job, n: usize, oid: pg_sys::Oid, indexes: &[Index]) -> Result<()> {
+/// What a target takes over from the first source inside the switch.
+pub struct Model {
+    parts: Vec<Part>,
+    valid_foreign_keys: Vec<String>,
+    indexes: Vec<Index>,
+    statistics: Vec<Statistics>,
+}
+
+impl Model {
+    /// Reads it, while the sources are as users know them.
+    pub fn read(job: &Job) -> Result<Self> {
+        let source = job.first_source()?;
+        Ok(Self {
+            parts: target::parts(source, &relation::name(source)?)?,
+            valid_foreign_keys: constraints::valid_foreign_keys(source)?,
+            indexes: definition::indexes(source)?,
+            statistics: statistics::read(source)?,
+        })
+    }
+}
+
+/// Gives a target its public name and place, and attaches it. For a moment it bears the name of the first source,
+/// which is free now: so the definitions of triggers, rules and policies, which name their table, can be carried
+/// out as PostgreSQL prints them.
+pub fn target(job: &Job, n: usize, oid: pg_sys::Oid, model: &Model) -> Result<()> {
     let (Some(source), Some(target)) = (
         job.migration.spec.sources.first(),
         job.migration.spec.targets.get(n),
@@ -24,19 +49,18 @@ pub fn target(job: &Job, n: usize, oid: pg_sys::Oid, indexes: &[Index]) -> Resul
         .clone()
         .ok_or_else(|| Error::Internal("a target without a name".to_owned()))?;
     let schema = &source.schema;
-    spi::execute(&format!(
-        "ALTER TABLE {} SET SCHEMA {}",
-        job.target_name(n),
-        spi::quote_identifier(schema)
-    ))?;
-    rename(
-        "TABLE",
-        schema,
-        &names::private_target(job.id(), n),
-        &public,
-    )?;
-    for (k, index) in indexes.iter().enumerate() {
-        let name = names::public_index(&source.name, &index.name, &public, k);
+    take_place(job, n, schema, &source.name)?;
+    for statement in target::statements(&model.parts, Phase::Switch) {
+        spi::execute(statement)?;
+    }
+    constraints::declare_valid(oid, &model.valid_foreign_keys)?;
+    attach(job, target, &source.qualified())?;
+    for statement in target::statements(&model.parts, Phase::Attached) {
+        spi::execute(statement)?;
+    }
+    rename("TABLE", schema, &source.name, &public)?;
+    for (k, index) in model.indexes.iter().enumerate() {
+        let name = names::public_dependent(&source.name, &index.name, &public, k, "idx");
         rename(
             "INDEX",
             schema,
@@ -44,40 +68,35 @@ pub fn target(job: &Job, n: usize, oid: pg_sys::Oid, indexes: &[Index]) -> Resul
             &name,
         )?;
     }
-    let table = spi::quote_qualified_identifier(schema, &public);
-    adopt_foreign_keys(source.relation(), &table, oid)?;
-    attach(job, target, &table)
+    statistics::publish(job, n, &source.name, &public, &model.statistics)
+}
+
+/// Moves a target to the users' schema, under the name of a source.
+fn take_place(job: &Job, n: usize, schema: &str, name: &str) -> Result<()> {
+    spi::execute(&format!(
+        "ALTER TABLE {} SET SCHEMA {}",
+        job.target_name(n),
+        spi::quote_identifier(schema)
+    ))?;
+    rename("TABLE", schema, &names::private_target(job.id(), n), name)
 }
 
 fn attach(job: &Job, target: &Target, table: &str) -> Result<()> {
     let bound = |bound: &Option<String>, open: &str| {
         bound.as_ref().map_or(open.to_owned(), spi::quote_literal)
     };
-    let parent = crate::pg::relation::name(job.migration.relation)?;
-    spi::execute(&format!(
+    let parent = relation::name(job.migration.relation)?;
+    let statement = format!(
         "ALTER TABLE {parent} ATTACH PARTITION {table} FOR VALUES FROM ({}) TO ({})",
         bound(&target.lower, "MINVALUE"),
         bound(&target.upper, "MAXVALUE")
-    ))?;
+    );
+    // Looking for proofs and for equal indexes, PostgreSQL evaluates parts of CHECK constraints and of indexes.
+    let role = rights::attaching_role(job.migration.relation, job.owner)?;
+    role::as_owner(role, || spi::execute(&statement))?;
     spi::execute(&format!(
         "ALTER TABLE {table} DROP CONSTRAINT {}",
         names::BOUND_CONSTRAINT
     ))?;
-    Ok(())
-}
-
-/// Foreign keys cannot be put on a target before: they would make deletes of referenced rows fail while
-/// the target lags. Its rows equal the sources', which satisfied them, so no scan is needed to prove it.
-fn adopt_foreign_keys(source: pg_sys::Oid, table: &str, target: pg_sys::Oid) -> Result<()> {
-    for (name, definition) in definition::foreign_keys(source)? {
-        spi::execute(&format!(
-            "ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID"
-        ))?;
-    }
-    spi::run(
-        "UPDATE pg_catalog.pg_constraint SET convalidated = true
-          WHERE conrelid = $1 AND contype = 'f' AND NOT convalidated",
-        &[target.into()],
-    )?;
     Ok(())
 }

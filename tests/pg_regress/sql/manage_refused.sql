@@ -87,9 +87,6 @@ SELECT repart_manage('two_columns');
 CREATE TABLE expression (a int) PARTITION BY RANGE ((a + 1));
 SELECT repart_manage('expression');
 \echo :SQLSTATE
-CREATE TABLE other_order (a text) PARTITION BY RANGE (a text_pattern_ops);
-SELECT repart_manage('other_order');
-\echo :SQLSTATE
 CREATE TABLE ranged (id int, other int) PARTITION BY RANGE (id);
 CREATE TABLE ranged_1 PARTITION OF ranged FOR VALUES FROM (0) TO (10);
 SELECT repart_manage('ranged', 'other');

@@ -62,6 +62,13 @@ SELECT key_from, key_to FROM repart.shards WHERE relation = 'orders'::regclass O
 SELECT count(*) FROM difference;
 
 SELECT shard AS lower FROM repart.shards WHERE relation = 'orders'::regclass AND key_from = 'MINVALUE' \gset
+-- The neighbour has other rights: it has to be made alike first.
+SELECT repart_shift(:'lower', 'orders_high', '7000');
+\echo :SQLSTATE
+GRANT SELECT ON orders_high TO migrate_reader;
+GRANT UPDATE (note) ON orders_high TO migrate_reader WITH GRANT OPTION;
+ALTER TABLE orders_high ENABLE ROW LEVEL SECURITY;
+ALTER TABLE orders_high FORCE ROW LEVEL SECURITY;
 SELECT repart_shift(:'lower', 'orders_high', '7000') AS shift \gset
 SELECT repart_wait(:shift, '60 s');
 SELECT key_from, key_to FROM repart.shards WHERE relation = 'orders'::regclass ORDER BY key_from COLLATE "C";

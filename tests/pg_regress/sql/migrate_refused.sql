@@ -78,11 +78,6 @@ CREATE VIEW on_shard AS SELECT * FROM t1;
 SELECT repart_split('t1', '50');
 \echo :SQLSTATE
 DROP VIEW on_shard;
-CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-CREATE TRIGGER own AFTER INSERT ON t1 FOR EACH ROW EXECUTE FUNCTION nothing();
-SELECT repart_split('t1', '50');
-\echo :SQLSTATE
-DROP TRIGGER own ON t1;
 CREATE TABLE referencing (k int REFERENCES t (k));
 SELECT repart_split('t1', '50');
 \echo :SQLSTATE
