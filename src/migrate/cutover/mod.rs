@@ -1,8 +1,11 @@
 //! Cutting over: the short transaction that makes the new shards visible and the old ones not.
 
+mod blocking;
 mod detach;
 mod obstacle;
 mod publish;
+
+pub use blocking::attempt_blocking;
 
 use std::time::Instant;
 
@@ -12,8 +15,8 @@ use repart_core::state::State;
 use crate::catalog::journal;
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, definition, locks, verify};
-use crate::pg::{guc, relation, snapshot_guard, spi};
+use crate::migrate::{capture, default_partition, definition, locks, preflight, verify};
+use crate::pg::{guc, snapshot_guard, spi};
 
 /// What one attempt came to.
 pub enum Attempt {
@@ -29,15 +32,25 @@ pub enum Attempt {
 /// transaction, which the caller commits; it has changed nothing unless [`Attempt::Switched`]. `hold` is called
 /// at its end, for tests.
 pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
-    let relations: Vec<pg_sys::Oid> = jobs.iter().flat_map(Job::public_relations).collect();
+    let mut relations: Vec<pg_sys::Oid> = Vec::new();
+    for job in jobs {
+        relations.extend(job.public_relations()?);
+    }
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
     lock_private(jobs)?;
+    lock_out_maintenance(&relations)?;
     let begun = Instant::now();
-    lock_public(jobs)?;
+    lock_public(&relations)?;
     let mut pending = 0;
     for job in jobs {
+        let wanted = job.public_relations()?;
+        if wanted.iter().any(|relation| !relations.contains(relation)) {
+            return Ok(Attempt::Waiting(
+                "waits: a foreign key or a partition was added just now".to_owned(),
+            ));
+        }
         pending += capture::pending(&job.migration)?;
     }
     if pending > few {
@@ -45,6 +58,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     }
     for job in jobs {
         job.require_unchanged()?;
+        preflight::check_again(job)?;
         verify::apply_and_compare_last(job)?;
     }
     let changed = switch(jobs)?;
@@ -72,6 +86,10 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
         changed.extend(targets);
         changed.push(job.migration.relation);
     }
+    for job in jobs {
+        default_partition::drop_proof(&job.migration)?;
+        detach::foreign_keys(job)?;
+    }
     Ok(changed)
 }
 
@@ -86,17 +104,18 @@ fn lock_private(jobs: &[Job]) -> Result<()> {
     Ok(())
 }
 
-/// Locks each parent and its sources, parent first, as clients do; gives up after `repart.lock_timeout`.
-fn lock_public(jobs: &[Job]) -> Result<()> {
+/// Keeps VACUUM and other maintenance off, which would hold up the locks that clients wait for. Clients do not
+/// wait for this one, and after `deadlock_timeout` PostgreSQL cancels an autovacuum for it.
+fn lock_out_maintenance(relations: &[pg_sys::Oid]) -> Result<()> {
+    guc::set_for_transaction("lock_timeout", "5s");
+    locks::lock_all(relations, "SHARE UPDATE EXCLUSIVE")
+}
+
+/// Locks everything that a switch changes, in the order of [`Job::public_relations`]; gives up after
+/// `repart.lock_timeout`.
+fn lock_public(relations: &[pg_sys::Oid]) -> Result<()> {
     locks::be_polite();
-    for job in jobs {
-        let parent = relation::name(job.migration.relation)?;
-        locks::lock(&parent, "ACCESS EXCLUSIVE")?;
-        for source in &job.migration.spec.sources {
-            locks::lock(&source.qualified(), "ACCESS EXCLUSIVE")?;
-        }
-    }
-    Ok(())
+    locks::lock_all(relations, "ACCESS EXCLUSIVE")
 }
 
 fn target_oids(job: &Job) -> Result<Vec<pg_sys::Oid>> {
