@@ -10,8 +10,8 @@ mod tests {
 
     #[pg_test]
     fn a_full_disk_is_noticed_before_anything_is_copied() {
-        assert!(preflight::require_free("pg_default", 10 << 20, 10 << 20).is_ok());
-        let error: Error = preflight::require_free("pg_default", (10 << 20) - 1, 20 << 20)
+        assert!(preflight::space::require_free("pg_default", 10 << 20, 10 << 20).is_ok());
+        let error: Error = preflight::space::require_free("pg_default", (10 << 20) - 1, 20 << 20)
             .expect_err("too little");
         assert_eq!(error.code(), PgSqlErrorCode::ERRCODE_DISK_FULL);
         assert_eq!(

@@ -89,6 +89,9 @@ pub struct Spec {
     pub sources: Vec<Source>,
     /// The targets, ascending.
     pub targets: Vec<Target>,
+    /// Whether writers wait while the rows are copied: only where no key identifies a row, and on request.
+    #[serde(default)]
+    pub blocking: bool,
 }
 
 /// One migration.

@@ -36,11 +36,12 @@ const REMOVALS: &str = "
     SELECT format('DROP STATISTICS %I.%I', n.nspname, x.stxname)
       FROM pg_statistic_ext x JOIN pg_namespace n ON n.oid = x.stxnamespace WHERE x.stxrelid = $1";
 
+/// A foreign key to a partitioned table has one more row for each of its partitions, with a parent.
 /// PRIMARY KEY, UNIQUE and FOREIGN KEY are constraints, of which ATTACH adopts the shard's own; so it does
 /// with indexes that are the same.
 const INDEXES: &str = "
     SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', $2, c.conname, pg_get_constraintdef(c.oid))
-      FROM pg_constraint c WHERE c.conrelid = $1 AND c.contype IN ('p', 'u', 'f')
+      FROM pg_constraint c WHERE c.conrelid = $1 AND c.contype IN ('p', 'u', 'f') AND c.conparentid = 0
     UNION ALL
     SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i
      WHERE i.indrelid = $1 AND NOT EXISTS (

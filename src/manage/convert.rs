@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::manage::carry::{self, Parts};
 use crate::manage::key::Key;
 use crate::manage::table::Table;
-use crate::manage::{names, sequences, verify, views};
+use crate::manage::{names, references, sequences, verify, views};
 use crate::pg::{grants, spi};
 
 /// What became of a plain table.
@@ -27,6 +27,7 @@ pub fn convert(plain: &Table, key: &Key) -> Result<Converted> {
     let identities = sequences::identities(plain)?;
     let views = views::statements(plain)?;
 
+    let references = references::remove(plain)?;
     carry::execute_all(&parts.removals)?;
     let shard = rename(plain)?;
     let table = create_partitioned(plain, &shard, key)?;
@@ -36,6 +37,7 @@ pub fn convert(plain: &Table, key: &Key) -> Result<Converted> {
     carry::execute_all(&parts.settings)?;
     carry::execute_all(&parts.indexes)?;
     attach(&table, &shard)?;
+    references::add(&references)?;
     carry::execute_all(&parts.triggers)?;
     carry::execute_all(&parts.comments)?;
     grants::copy(shard.oid, table.oid)?;

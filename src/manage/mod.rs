@@ -8,6 +8,8 @@ mod checks;
 mod convert;
 mod key;
 mod names;
+mod publications;
+mod references;
 mod refusals;
 mod sequences;
 mod table;
@@ -66,6 +68,7 @@ fn locked(relation: pg_sys::Oid) -> Result<Table> {
 fn register(table: &Table, shard_key: Option<&str>) -> Result<i32> {
     let key = key::of_partitioned(table, shard_key)?;
     refusals::check_partitioned(table)?;
+    publications::check_partitioned(table)?;
     insert(table, &key)?;
     let shards = count_shards(table)?;
     let plural = if shards == 1 { "" } else { "s" };
@@ -79,6 +82,8 @@ fn register(table: &Table, shard_key: Option<&str>) -> Result<i32> {
 /// Makes a sharded table with one shard of a plain table, and manages it.
 fn convert_and_register(plain: &Table, shard_key: Option<&str>) -> Result<i32> {
     let key = key::choose(plain, shard_key)?;
+    references::check_plain(plain)?;
+    publications::check_plain(plain)?;
     refusals::check_plain(plain, &key)?;
     let converted = convert::convert(plain, &key)?;
     insert(&converted.table, &key.column)?;

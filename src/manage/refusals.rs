@@ -20,26 +20,6 @@ struct Refusal {
 /// Refused for every table.
 const ALWAYS: &[Refusal] = &[
     Refusal {
-        objects: "SELECT pg_describe_object('pg_constraint'::regclass, oid, 0) FROM pg_constraint
-                   WHERE contype = 'f' AND confrelid = $1 AND conparentid = 0 ORDER BY 1",
-        what: "is referenced by foreign keys",
-        hint: "Drop these foreign keys: rows that they point at cannot be moved to another shard yet.",
-    },
-    Refusal {
-        objects: "WITH tree AS (SELECT $1::oid AS oid UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = $1)
-                  SELECT pg_describe_object('pg_publication'::regclass, p.oid, 0) FROM pg_publication p
-                   WHERE p.puballtables
-                      OR EXISTS (SELECT FROM pg_publication_rel r JOIN tree ON tree.oid = r.prrelid
-                                  WHERE r.prpubid = p.oid)
-                      OR EXISTS (SELECT FROM pg_publication_namespace s
-                                   JOIN pg_class c ON c.relnamespace = s.pnnspid JOIN tree ON tree.oid = c.oid
-                                  WHERE s.pnpubid = p.oid)
-                   ORDER BY 1",
-        what: "is published",
-        hint: "Take it out of the publication: subscribers would see rows that move between shards as deleted \
-               and inserted, or not at all.",
-    },
-    Refusal {
         objects: "SELECT pg_describe_object('pg_subscription'::regclass, srsubid, 0) FROM pg_subscription_rel
                    WHERE srrelid = $1 OR srrelid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = $1) ORDER BY 1",
         what: "is filled by a subscription",
@@ -111,7 +91,7 @@ const PLAIN: &[Refusal] = &[
     },
     Refusal {
         objects: "SELECT pg_describe_object('pg_constraint'::regclass, oid, 0) FROM pg_constraint
-                   WHERE conrelid = $1 AND NOT convalidated ORDER BY 1",
+                   WHERE conrelid = $1 AND NOT convalidated AND conparentid = 0 ORDER BY 1",
         what: "has constraints that are not valid",
         hint: "Run ALTER TABLE ... VALIDATE CONSTRAINT first, or drop them.",
     },

@@ -5,7 +5,7 @@ use repart_core::state::State;
 
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
-use crate::migrate::{locks, names};
+use crate::migrate::{default_partition, locks, names};
 use crate::pg::spi;
 
 /// Ends a migration that was not switched, with everything it made dropped in the same transaction.
@@ -52,12 +52,12 @@ fn sqlstate(code: PgSqlErrorCode) -> String {
         .collect()
 }
 
-/// Drops targets, triggers, trigger function and log, as far as they exist.
+/// Drops targets, triggers, trigger function, log and the proof on a DEFAULT partition, as far as they exist.
 pub fn drop_private(migration: &Migration) -> Result<()> {
     for statement in private_drops(migration)? {
         spi::execute(&statement)?;
     }
-    Ok(())
+    default_partition::drop_proof(migration)
 }
 
 /// Triggers are looked up by their function's number, so that a source that was renamed meanwhile is

@@ -126,10 +126,10 @@ pub struct KeyColumn {
     pub type_name: String,
 }
 
-/// The columns that identify a row: those of the primary key, of the replica identity index, or of
-/// another unique index that is immediate, complete and without NULLs.
-pub fn identity_key(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
-    let columns = spi::query(
+/// The columns of the primary key, of the replica identity index, or of another unique index that is immediate,
+/// complete and without NULLs; none if there is no such index.
+fn key_columns(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
+    spi::query(
         "SELECT a.attname::text,
                 pg_catalog.format_type(a.atttypid, a.atttypmod)
                 || coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname)
@@ -148,16 +148,26 @@ pub fn identity_key(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
           ORDER BY k.n",
         &[table.into()],
         |row| Ok(KeyColumn { name: row.get(1)?, type_name: row.get(2)? }),
-    )?;
+    )
+}
+
+/// Whether rows of a table can be told apart by a key.
+pub fn has_identity_key(table: pg_sys::Oid) -> Result<bool> {
+    Ok(!key_columns(table)?.is_empty())
+}
+
+/// The columns that identify a row.
+pub fn identity_key(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
+    let columns = key_columns(table)?;
     if !columns.is_empty() {
         return Ok(columns);
     }
     let name = relation::display_name(table)?;
     Err(Error::Prerequisite {
         what: format!("shard \"{name}\" has no key that identifies its rows"),
-        hint:
-            "Add a PRIMARY KEY, or a UNIQUE constraint on NOT NULL columns, to the sharded table."
-                .to_owned(),
+        hint: "Add a PRIMARY KEY, or a UNIQUE constraint on NOT NULL columns, to the sharded table. Or SET \
+               repart.allow_blocking = on: then all writers to the table wait while its rows are copied."
+            .to_owned(),
     })
 }
 

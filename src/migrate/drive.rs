@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
 use crate::migrate::{
-    capture, catch_up, cause, clean, copy, cutover, hold, index, locks, prepare, verify,
+    blocking, capture, catch_up, cause, clean, copy, cutover, default_partition, hold, index,
+    locks, prepare, verify,
 };
 use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
@@ -24,6 +25,9 @@ const FEW_CHANGES: (f64, f64) = (50.0, 10_000.0);
 
 /// Captured changes per second that catch-up is taken to apply before it was measured: a cautious guess.
 const UNMEASURED_RATE: f64 = 10_000.0;
+
+/// Writers have waited often enough for a copy that came to nothing.
+const MAX_COPIES_IN_VAIN: u32 = 3;
 
 /// How often the log is counted while rows are copied.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
@@ -50,6 +54,8 @@ pub struct Drive {
     apply_rate: f64,
     /// When the log was last counted.
     counted: Option<Instant>,
+    /// How often all rows were copied while writers waited, without a switch in the end.
+    copied_in_vain: u32,
     /// The last error after the switch, so that one that stays is logged once.
     logged: String,
     /// The state of the last step, and how many steps this mover has begun in it.
@@ -65,6 +71,7 @@ impl Drive {
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
             counted: None,
+            copied_in_vain: 0,
             logged: String::new(),
             visits: (State::Queued, 0),
         }
@@ -181,6 +188,7 @@ impl Drive {
             State::Copying => self.copy(migration),
             State::CatchingUp => self.catch_up(migration),
             State::Verifying => self.verify(migration),
+            State::CuttingOver if migration.spec.blocking => self.cut_over_blocking(migration),
             State::CuttingOver => self.cut_over(migration),
             State::Cleaning => finish(&migration),
             State::Done | State::Cancelled | State::Failed => Ok(Next::Continue),
@@ -236,6 +244,7 @@ impl Drive {
 
     fn cut_over(&mut self, migration: Migration) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
+        prove_default(&job)?;
         // As little as possible is left for the transaction that others wait for.
         let applied = self.apply_log(&job)?;
         let few = self.few_changes();
@@ -253,6 +262,32 @@ impl Drive {
                 txn::run(|| watch_backlog(&job.migration))?;
                 Ok(behind(pending, applied))
             }
+        }
+    }
+
+    /// Copies and switches in one transaction. Writers wait for it: it is not tried for ever.
+    fn cut_over_blocking(&mut self, migration: Migration) -> Result<Next> {
+        let job = txn::run(|| Job::load(migration))?;
+        prove_default(&job)?;
+        txn::run(|| {
+            let warning = blocking::warning(job.migration.relation, &job.migration.spec)?;
+            journal::set_reason(job.id(), Some(&warning))
+        })?;
+        let mut copied = false;
+        let attempt = txn::run(|| {
+            cutover::attempt_blocking(&job, &mut copied, || hold::inside(job.id(), "switched"))
+        });
+        match attempt {
+            Ok(Attempt::Waiting(reason)) => Ok(Next::Retry(reason)),
+            Ok(Attempt::Switched | Attempt::Behind(_)) => Ok(Next::Continue),
+            Err(error) if error.is_transient() && copied => {
+                self.copied_in_vain += 1;
+                if self.copied_in_vain < MAX_COPIES_IN_VAIN {
+                    return Ok(Next::Retry(format!("waits: {error}")));
+                }
+                Err(Error::Internal(format!("given up: {error}")))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -305,6 +340,9 @@ fn to(migration: &Migration, state: State) -> Result<Next> {
 }
 
 fn prepare(migration: Migration) -> Result<Next> {
+    if migration.spec.blocking {
+        return prepare_blocking(&migration);
+    }
     txn::run(|| {
         locks::be_polite();
         prepare::create(migration.clone())?;
@@ -320,6 +358,17 @@ fn prepare(migration: Migration) -> Result<Next> {
         journal::transition(&refreshed, State::Copying)?;
         hold::inside(refreshed.id, "captured");
         Ok(())
+    })?;
+    Ok(Next::Continue)
+}
+
+fn prepare_blocking(migration: &Migration) -> Result<Next> {
+    txn::run(|| {
+        locks::be_polite();
+        prepare::begin_blocking(migration.clone())?;
+        let (rows, bytes) = copy::totals(&Job::load(migration.clone())?)?;
+        journal::set_totals(migration.id, rows, bytes)?;
+        journal::transition(migration, State::CuttingOver)
     })?;
     Ok(Next::Continue)
 }
@@ -344,7 +393,14 @@ fn finish_copy(job: &Job) -> Result<Next> {
         txn::run(|| watch_backlog(&job.migration))?;
         return Ok(Next::Continue);
     }
+    prove_default(job)?;
     to(&job.migration, State::CatchingUp)
+}
+
+/// Spares the switch a scan of the DEFAULT partition.
+fn prove_default(job: &Job) -> Result<()> {
+    while txn::run(|| default_partition::prove_next(job))? {}
+    Ok(())
 }
 
 /// A log that grows without end is given up, so that it fills no disk.
@@ -359,6 +415,9 @@ fn watch_backlog(migration: &Migration) -> Result<i64> {
 
 /// Drops the old shards and notes what the migration cost, in one transaction.
 fn finish(migration: &Migration) -> Result<Next> {
+    if migration.spec.blocking {
+        blocking::vacuum(migration)?;
+    }
     txn::run(|| {
         // Dropping a table with foreign keys locks the tables that they reference.
         locks::be_polite();

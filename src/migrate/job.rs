@@ -6,7 +6,7 @@ use crate::catalog::journal::{Migration, Target};
 use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
-use crate::migrate::{capture, names, target};
+use crate::migrate::{capture, inbound, names, target};
 use crate::pg::{relation, role, spi};
 
 /// A migration and its table.
@@ -15,7 +15,7 @@ pub struct Job {
     pub migration: Migration,
     /// The column that the table is partitioned by.
     pub key: ShardKey,
-    /// The columns that identify a row.
+    /// The columns that identify a row; empty where writers wait instead of being captured.
     pub identity: Vec<KeyColumn>,
     /// The sources' owner, as whom rows are read and written.
     pub owner: pg_sys::Oid,
@@ -27,7 +27,11 @@ impl Job {
         let first = first_source(&migration)?;
         Ok(Self {
             key: shards::key(migration.relation)?,
-            identity: definition::identity_key(first)?,
+            identity: if migration.spec.blocking {
+                Vec::new()
+            } else {
+                definition::identity_key(first)?
+            },
             owner: relation::owner(first)?,
             migration,
         })
@@ -53,11 +57,35 @@ impl Job {
             .collect()
     }
 
-    /// The table and its sources: what others know of and may have locked.
-    pub fn public_relations(&self) -> Vec<pg_sys::Oid> {
-        let mut relations = self.source_oids();
-        relations.push(self.migration.relation);
-        relations
+    /// What a switch locks, in this order: tables that reference the table, since their clients come from there;
+    /// the table, its sources, and the DEFAULT partition, whose bound changes with theirs; what the table
+    /// references, on which there are triggers of its foreign keys. LOCK TABLE takes no foreign tables.
+    pub fn public_relations(&self) -> Result<Vec<pg_sys::Oid>> {
+        let table = self.migration.relation;
+        let mut relations = inbound::referencing_tables(table)?;
+        relations.push(table);
+        relations.extend(spi::query(
+            "SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+               JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
+               JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind <> 'f'
+              WHERE i.inhparent = $1 AND (i.inhrelid = ANY ($2) OR i.inhrelid = p.partdefid)
+              ORDER BY i.inhrelid",
+            &[table.into(), self.source_oids().into()],
+            |row| row.get::<pg_sys::Oid>(1),
+        )?);
+        let referenced = spi::query(
+            "SELECT DISTINCT t.relid::oid FROM pg_catalog.pg_constraint k
+               JOIN pg_catalog.pg_class r ON r.oid = k.confrelid,
+                    LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(r.oid) WHERE r.relkind = 'p'
+                             UNION SELECT r.oid::regclass) t
+               JOIN pg_catalog.pg_class c ON c.oid = t.relid AND c.relkind <> 'f'
+              WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.conrelid = ANY ($2)) AND NOT t.relid = ANY ($3)
+              ORDER BY 1",
+            &[table.into(), self.source_oids().into(), relations.clone().into()],
+            |row| row.get::<pg_sys::Oid>(1),
+        )?;
+        relations.extend(referenced);
+        Ok(relations)
     }
 
     /// The source from which definitions are taken.

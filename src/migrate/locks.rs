@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
-use crate::pg::{guc, lock, spi};
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::pg::{guc, lock, relation, spi};
 use crate::settings;
 
 /// How long a lock of ours may be waited for. Less than `deadlock_timeout` in any case: a client who holds a
@@ -44,4 +46,12 @@ impl Patience {
 pub fn lock(table: &str, mode: &str) -> Result<()> {
     spi::execute(&format!("LOCK TABLE ONLY {table} IN {mode} MODE"))?;
     Ok(())
+}
+
+/// The name of a table as SQL writes it, or the error that says that it is gone.
+pub fn name(table: pg_sys::Oid) -> Result<String> {
+    relation::existing_name(table)?.ok_or_else(|| Error::Missing {
+        what: format!("a table with OID {} no longer exists", table.to_u32()),
+        hint: "Somebody dropped it during the migration.".to_owned(),
+    })
 }

@@ -2,21 +2,25 @@
 //! `repart_core::state`; `drive.rs` takes one migration from where the journal says it is to its end.
 
 pub mod apply;
+pub mod blocking;
 pub mod capture;
 pub mod catch_up;
 pub mod cause;
 pub mod clean;
 pub mod copy;
 pub mod cutover;
+pub mod default_partition;
 pub mod definition;
 pub mod drive;
 pub mod hold;
+pub mod inbound;
 pub mod index;
 pub mod job;
 pub mod locks;
 pub mod names;
 pub mod preflight;
 pub mod prepare;
+pub mod publications;
 pub mod request;
 pub mod target;
 pub mod verify;

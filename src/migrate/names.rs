@@ -38,6 +38,11 @@ pub fn truncate_trigger(id: i64) -> String {
     format!("repart_capture_truncate_{id}")
 }
 
+/// The CHECK constraint on a DEFAULT partition that spares ATTACH a scan of it.
+pub fn default_constraint(id: i64) -> String {
+    format!("repart_default_{id}")
+}
+
 /// A target while it is private.
 pub fn private_target(id: i64, target: usize) -> String {
     format!("t_{id}_{}", target + 1)

@@ -13,20 +13,34 @@ pub fn create(mut migration: Migration) -> Result<()> {
     preflight::check(migration.relation, &migration.spec)?;
     choose_names(&mut migration)?;
     let job = Job::load(migration)?;
-    let owner = spi::value::<String>(
-        "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1",
-        &[job.owner.into()],
-    )?
-    .unwrap_or_default();
-    for (n, wanted) in job.targets() {
-        target::create::create(&job, n, wanted, &owner)?;
-    }
+    let owner = create_targets(&job)?;
     capture::create(&job.migration, &job.identity, &owner)?;
     let position = Position {
         fingerprint: job.fingerprint()?,
         ..Position::default()
     };
     journal::restart_copy(&job.migration, &position)
+}
+
+/// For a migration that captures nothing: checks, and names; the rest is made in the transaction of the switch.
+pub fn begin_blocking(mut migration: Migration) -> Result<()> {
+    clean::drop_private(&migration)?;
+    preflight::check(migration.relation, &migration.spec)?;
+    choose_names(&mut migration)?;
+    journal::restart_copy(&migration, &Position::default())
+}
+
+/// Creates the targets; returns the name of their owner.
+pub fn create_targets(job: &Job) -> Result<String> {
+    let owner = spi::value::<String>(
+        "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1",
+        &[job.owner.into()],
+    )?
+    .unwrap_or_default();
+    for (n, wanted) in job.targets() {
+        target::create::create(job, n, wanted, &owner)?;
+    }
+    Ok(owner)
 }
 
 /// Fixes the names of the targets, so that an existing relation of another migration's making is not in

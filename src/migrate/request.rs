@@ -6,7 +6,7 @@ use crate::catalog::journal::{self, Kind, Request, Source, Spec, Target};
 use crate::catalog::shards::{self, Shard, ShardKey};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
-use crate::migrate::preflight;
+use crate::migrate::{blocking, preflight};
 use crate::pg::{literal, on_commit, preload, relation, role, spi};
 
 /// A migration that was asked for.
@@ -58,6 +58,7 @@ pub fn split(shard: pg_sys::Oid, at: &[String]) -> Result<Wanted> {
         spec: Spec {
             sources: vec![source(&shard)],
             targets,
+            blocking: false,
         },
     })
 }
@@ -99,6 +100,7 @@ pub fn merge(wanted: &[pg_sys::Oid]) -> Result<Wanted> {
     let spec = Spec {
         sources: sources.iter().map(source).collect(),
         targets: vec![target(lower, upper)],
+        blocking: false,
     };
     Ok(Wanted {
         kind: Kind::Merge,
@@ -148,6 +150,7 @@ pub fn shift(lower: pg_sys::Oid, upper: pg_sys::Oid, boundary: &str) -> Result<W
         spec: Spec {
             sources: vec![source(&low), source(&high)],
             targets,
+            blocking: false,
         },
     })
 }
@@ -192,6 +195,7 @@ pub fn relocate(
     let spec = Spec {
         sources: vec![source(&shard)],
         targets: vec![moved],
+        blocking: false,
     };
     Ok(Wanted {
         kind: Kind::Move,
@@ -224,11 +228,15 @@ pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
                 ),
             });
         }
-        preflight::check(wanted.table, &wanted.spec)?;
+        let spec = blocking::decide(&wanted.spec)?;
+        preflight::check(wanted.table, &spec)?;
+        if spec.blocking {
+            notice!("{}", blocking::warning(wanted.table, &spec)?);
+        }
         journal::insert(Request {
             kind: wanted.kind,
             relation: wanted.table,
-            spec: &wanted.spec,
+            spec: &spec,
             plan_step: origin.plan_step,
             predicted: origin.predicted,
             start_at: origin.start_at,

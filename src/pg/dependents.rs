@@ -24,7 +24,7 @@ const OTHERS: &str = "
            WHEN 'pg_catalog.pg_attrdef'::regclass THEN
                EXISTS (SELECT FROM pg_catalog.pg_attrdef WHERE oid = d.objid AND adrelid = $1)
            WHEN 'pg_catalog.pg_constraint'::regclass THEN
-               EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE oid = d.objid AND conrelid = $1)
+               EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE oid = d.objid AND $1 IN (conrelid, confrelid))
            WHEN 'pg_catalog.pg_trigger'::regclass THEN
                EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE oid = d.objid AND tgrelid = $1)
            WHEN 'pg_catalog.pg_policy'::regclass THEN

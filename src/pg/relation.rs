@@ -7,13 +7,17 @@ use crate::pg::{role, spi};
 
 /// The qualified, quoted name of a relation; its number where it is gone.
 pub fn name(relation: pg_sys::Oid) -> Result<String> {
-    let name = spi::value::<String>(
+    Ok(existing_name(relation)?.unwrap_or_else(|| relation.to_u32().to_string()))
+}
+
+/// The qualified, quoted name of a relation, if it exists.
+pub fn existing_name(relation: pg_sys::Oid) -> Result<Option<String>> {
+    spi::value::<String>(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           WHERE c.oid = $1",
         &[relation.into()],
-    )?;
-    Ok(name.unwrap_or_else(|| relation.to_u32().to_string()))
+    )
 }
 
 /// The name of a relation as errors and notices show it: unqualified where it is visible.

@@ -111,6 +111,30 @@ fn flush_log() {
     unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) }
 }
 
+/// Runs `body` in a subtransaction of the running transaction: on an error everything it did is undone, locks
+/// included, and the transaction can go on.
+pub fn attempt<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: inside a transaction; context and owner of the caller are restored below, as PL/pgSQL does.
+    let (context, owner) = unsafe {
+        let saved = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(saved.0);
+        saved
+    };
+    let outcome = caught(body);
+    // SAFETY: ends the subtransaction begun above.
+    unsafe {
+        if outcome.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    outcome
+}
+
 /// Turns SQL errors and panics of `body` into an [`Error`]. The transaction must be ended afterwards.
 fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     PgTryBuilder::new(AssertUnwindSafe(body))

@@ -68,6 +68,9 @@ static MAX_COPY_RATE: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// One: a migration is a background task, and one at a time is the gentlest.
 static MAX_MOVERS: GucSetting<i32> = GucSetting::<i32>::new(1);
 
+/// Off: nobody's writers wait for a whole copy unless somebody asked for it.
+static ALLOW_BLOCKING: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// Captured changes that may wait before a migration is given up: bounds the log to some 100 MB.
 static MAX_BACKLOG: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 
@@ -168,6 +171,11 @@ pub fn max_copy_rate() -> Option<f64> {
 /// `repart.max_movers`.
 pub fn max_movers() -> usize {
     usize::try_from(MAX_MOVERS.get()).unwrap_or(0)
+}
+
+/// `repart.allow_blocking`.
+pub fn allow_blocking() -> bool {
+    ALLOW_BLOCKING.get()
 }
 
 /// `repart.max_backlog`, captured changes.

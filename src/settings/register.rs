@@ -180,6 +180,14 @@ fn register_migrating() {
         i32::MAX,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"repart.allow_blocking",
+        c"Whether a shard without a key that identifies its rows may be migrated while all writers to its table wait.",
+        c"The value when the migration is queued counts.",
+        &ALLOW_BLOCKING,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_string_guc(
         c"repart.hold_at",
         c"Developer option: movers wait at these points of a migration.",

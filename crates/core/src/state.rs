@@ -56,6 +56,12 @@ pub const TRANSITIONS: &[(State, State, &str)] = &[
         "targets, log and triggers exist and are committed: every later change is captured",
     ),
     (
+        Preparing,
+        CuttingOver,
+        "a table without a key, with leave to block: nothing can be captured, so that everything is copied in the \
+         transaction of the switch, while writers wait",
+    ),
+    (
         Copying,
         CatchingUp,
         "all rows that existed when capture began are copied once; targets have their indexes",

@@ -1,8 +1,11 @@
 //! Cutting over: the short transaction that makes the new shards visible and the old ones not.
 
+mod blocking;
 mod detach;
 mod obstacle;
 mod publish;
+
+pub use blocking::attempt_blocking;
 
 use std::time::Instant;
 
@@ -12,8 +15,8 @@ use repart_core::state::State;
 use crate::catalog::{cutovers, journal};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, locks, target, verify};
-use crate::pg::{guc, relation, snapshot_guard, spi};
+use crate::migrate::{capture, default_partition, locks, preflight, verify};
+use crate::pg::{guc, snapshot_guard, spi};
 
 use publish::Model;
 
@@ -31,15 +34,25 @@ pub enum Attempt {
 /// transaction, which the caller commits; it has changed nothing unless [`Attempt::Switched`]. `hold` is called
 /// at its end, for tests.
 pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
-    let relations: Vec<pg_sys::Oid> = jobs.iter().flat_map(Job::public_relations).collect();
+    let mut relations: Vec<pg_sys::Oid> = Vec::new();
+    for job in jobs {
+        relations.extend(job.public_relations()?);
+    }
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
     lock_private(jobs)?;
+    lock_out_maintenance(&relations)?;
     let begun = Instant::now();
-    lock_public(jobs)?;
+    lock_public(&relations)?;
     let mut pending = 0;
     for job in jobs {
+        let wanted = job.public_relations()?;
+        if wanted.iter().any(|relation| !relations.contains(relation)) {
+            return Ok(Attempt::Waiting(
+                "waits: a foreign key or a partition was added just now".to_owned(),
+            ));
+        }
         pending += capture::pending(&job.migration)?;
     }
     if pending > few {
@@ -47,10 +60,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     }
     for job in jobs {
         job.require_unchanged()?;
-        // Such as a view of a shard, which somebody made meanwhile: the shard could never be dropped.
-        for source in &job.migration.spec.sources {
-            target::refusals::check(source)?;
-        }
+        preflight::check_again(job)?;
         verify::apply_and_compare_last(job)?;
     }
     let changed = switch(jobs)?;
@@ -58,8 +68,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
         journal::transition(&job.migration, State::Cleaning)?;
         journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
     }
-    cutovers::record(&changed)?;
-    snapshot_guard::record(&changed);
+    record(&changed)?;
     hold();
     Ok(Attempt::Switched)
 }
@@ -79,7 +88,18 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
         changed.extend(targets);
         changed.push(job.migration.relation);
     }
+    for job in jobs {
+        default_partition::drop_proof(&job.migration)?;
+        detach::foreign_keys(job)?;
+    }
     Ok(changed)
+}
+
+/// Notes, for this server's guard and for those of standbys, which relations older snapshots would see wrongly.
+fn record(changed: &[pg_sys::Oid]) -> Result<()> {
+    cutovers::record(changed)?;
+    snapshot_guard::record(changed);
+    Ok(())
 }
 
 /// Locks the targets first: only autovacuum can be in the way there, and clients need not wait for it.
@@ -93,15 +113,21 @@ fn lock_private(jobs: &[Job]) -> Result<()> {
     Ok(())
 }
 
-/// Locks each parent and its sources, parent first, as clients do; gives up after `repart.lock_timeout`.
-fn lock_public(jobs: &[Job]) -> Result<()> {
+/// Keeps VACUUM and other maintenance off, which would hold up the locks that clients wait for. Clients do not
+/// wait for this one, and after `deadlock_timeout` PostgreSQL cancels an autovacuum for it.
+fn lock_out_maintenance(relations: &[pg_sys::Oid]) -> Result<()> {
+    guc::set_for_transaction("lock_timeout", "5s");
+    relations
+        .iter()
+        .try_for_each(|table| locks::lock(&locks::name(*table)?, "SHARE UPDATE EXCLUSIVE"))
+}
+
+/// Locks everything that a switch changes, in the order of [`Job::public_relations`]; gives up after
+/// `repart.lock_timeout`.
+fn lock_public(relations: &[pg_sys::Oid]) -> Result<()> {
     let patience = locks::Patience::begin();
-    for job in jobs {
-        let parent = relation::name(job.migration.relation)?;
-        patience.lock(&parent, "ACCESS EXCLUSIVE")?;
-        for source in &job.migration.spec.sources {
-            patience.lock(&source.qualified(), "ACCESS EXCLUSIVE")?;
-        }
+    for table in relations {
+        patience.lock(&locks::name(*table)?, "ACCESS EXCLUSIVE")?;
     }
     locks::be_polite();
     Ok(())

@@ -16,7 +16,8 @@ pub fn find(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
     }
 }
 
-/// A transaction that has long held locks on one of the relations.
+/// A transaction that has long held locks on one of the relations. Not an autovacuum, which PostgreSQL cancels
+/// for whoever waits for it.
 fn long_transaction(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
     spi::select_first(
         &format!(
@@ -26,7 +27,7 @@ fn long_transaction(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
                FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
               WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1)
                 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-                AND a.pid <> pg_catalog.pg_backend_pid()
+                AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type <> 'autovacuum worker'
                 AND a.xact_start < pg_catalog.clock_timestamp() - interval '{LONG_TRANSACTION}'
               ORDER BY a.xact_start LIMIT 1"
         ),

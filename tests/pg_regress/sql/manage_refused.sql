@@ -106,7 +106,7 @@ SELECT repart_manage('ranged');
 \echo :SQLSTATE
 
 -- Features of a plain table that a partitioned one cannot have, or that cannot be carried over.
-CREATE TABLE referencing (id int PRIMARY KEY, plain int REFERENCES plain);
+CREATE TABLE referencing (id int PRIMARY KEY, plain int REFERENCES plain) PARTITION BY RANGE (id);
 SELECT repart_manage('plain');
 \echo :SQLSTATE
 DROP TABLE referencing;

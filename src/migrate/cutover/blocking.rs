@@ -1,0 +1,147 @@
+//! The switch of a table without a key: copy, indexes, comparison and exchange in one transaction, during which
+//! writers wait and readers go on until the exchange itself. A crash anywhere rolls all of it back.
+
+use std::time::{Duration, Instant};
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+use repart_core::state::State;
+
+use crate::catalog::journal::{self, Position};
+use crate::error::{Error, Result};
+use crate::migrate::job::Job;
+use crate::migrate::{hold, index, locks, preflight, prepare, verify};
+use crate::pg::{background, guc, role, spi, txn};
+
+use super::{Attempt, lock_out_maintenance, lock_public, obstacle, record, switch};
+
+/// How long readers may keep the exchange off once all rows are copied: as long, writers wait for nothing.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first and the longest pause between two requests for the locks of the exchange.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// One attempt. The caller commits it; it has changed nothing unless [`Attempt::Switched`]. `copied` tells, also
+/// after an error, whether writers waited for a copy. `hold` is called at its end, for tests.
+pub fn attempt_blocking(job: &Job, copied: &mut bool, hold: impl FnOnce()) -> Result<Attempt> {
+    let relations = job.public_relations()?;
+    if let Some(obstacle) = obstacle::find(&relations)? {
+        return Ok(Attempt::Waiting(obstacle));
+    }
+    let mut blocked = vec![job.migration.relation];
+    blocked.extend(job.source_oids());
+    lock_out_maintenance(&blocked)?;
+    // Of the table too: a writer that waits for a shard would hold a lock on the table, which the exchange needs.
+    locks::be_polite();
+    for table in &blocked {
+        locks::lock(&locks::name(*table)?, "SHARE")?;
+    }
+    let begun = Instant::now();
+    *copied = true;
+    hold::inside(job.id(), "blocking");
+    preflight::check(job.migration.relation, &job.migration.spec)?;
+    let position = copy(job)?;
+    lock_exchange(job)?;
+    preflight::check_again(job)?;
+    let mut job = Job::load(job.migration.clone())?;
+    job.migration.position = position;
+    let jobs = std::slice::from_ref(&job);
+    let changed = switch(jobs)?;
+    journal::transition(&job.migration, State::Cleaning)?;
+    journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
+    record(&changed)?;
+    hold();
+    Ok(Attempt::Switched)
+}
+
+/// Makes the targets with everything that they have, and compares them with the sources.
+fn copy(job: &Job) -> Result<Position> {
+    let begun = Instant::now();
+    prepare::create_targets(job)?;
+    let columns = job.writable_columns()?;
+    let mut position = Position::default();
+    for source in &job.migration.spec.sources {
+        let mut copied = Vec::new();
+        for (n, target) in job.targets() {
+            let sql = format!(
+                "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM ONLY {} WHERE {}",
+                job.target_name(n),
+                source.qualified(),
+                job.belongs_to(target)
+            );
+            let rows = role::as_owner(job.owner, || spi::execute(&sql))?;
+            copied.push(i64::try_from(rows).unwrap_or(i64::MAX));
+        }
+        position.copied.push(copied);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    while index::build_next(job)? {}
+    guc::set_for_transaction("default_tablespace", "");
+    verify::compare_locked(job)?;
+    for (n, _) in job.targets() {
+        let analyze = format!("ANALYZE {}", job.target_name(n));
+        role::as_owner(job.owner, || spi::execute(&analyze))?;
+    }
+    let rows = position.copied.iter().flatten().sum();
+    journal::advance(&job.migration, &position, rows, bytes(job)?, seconds)?;
+    Ok(position)
+}
+
+fn bytes(job: &Job) -> Result<i64> {
+    let bytes = spi::query_value::<i64>(
+        "SELECT coalesce(sum(pg_catalog.pg_relation_size(oid)), 0)::int8 FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
+        &[job.source_oids().into()],
+    )?;
+    Ok(bytes.unwrap_or(0))
+}
+
+/// Gets the locks of the exchange: each request is short, so that no reader queues for long, and the copy is not
+/// lost when one fails.
+fn lock_exchange(job: &Job) -> Result<()> {
+    let deadline = Instant::now() + EXCHANGE_TIMEOUT;
+    let mut pause = PAUSE.0;
+    loop {
+        let relations = job.public_relations()?;
+        let attempt = txn::attempt(|| {
+            lock_out_maintenance(&relations)?;
+            lock_public(&relations)
+        });
+        let error = match attempt {
+            Ok(()) if job.public_relations()? == relations => return Ok(()),
+            Ok(()) => continue,
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(error),
+        };
+        if let Some(reason) = deadlock(&relations)? {
+            return Err(in_the_way(reason));
+        }
+        if Instant::now() >= deadline {
+            return Err(obstacle::find(&relations)?.map_or(error, in_the_way));
+        }
+        background::wait(pause);
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Transient, so that the whole attempt is undone and made again later.
+fn in_the_way(reason: String) -> Error {
+    Error::Sql {
+        code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        message: reason,
+        detail: None,
+        hint: None,
+    }
+}
+
+/// A transaction that has read the table and now waits to write to it: it waits for this one, and this one for it.
+fn deadlock(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
+    spi::query_value(
+        "SELECT pg_catalog.format('process %s has read the table and waits to write to it', a.pid)
+           FROM pg_catalog.pg_stat_activity a
+          WHERE a.datid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+            AND a.wait_event_type = 'Lock' AND pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(a.pid))
+            AND EXISTS (SELECT FROM pg_catalog.pg_locks l
+                         WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1))
+          LIMIT 1",
+        &[relations.to_vec().into()],
+    )
+}

@@ -1,0 +1,42 @@
+//! What PostgreSQL does with constraints inside of its commands, where no command does that alone.
+
+use pgrx::pg_sys;
+
+/// The OID of the catalog `pg_constraint`.
+const CONSTRAINTS: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+
+// Not among the bindings of pgrx; the same in PostgreSQL 15 to 18.
+unsafe extern "C-unwind" {
+    fn ConstraintSetParentConstraint(
+        child: pg_sys::Oid,
+        parent: pg_sys::Oid,
+        child_table: pg_sys::Oid,
+    );
+}
+
+/// Drops what a partition has of a foreign key that references the partitioned table, with its triggers on the
+/// partition. This is what DETACH PARTITION does with it (`DetachPartitionFinalize` in tablecmds.c, the same in
+/// PostgreSQL 15 to 18), by the same functions.
+pub fn take_from_partition(constraint: pg_sys::Oid) {
+    let object = pg_sys::ObjectAddress {
+        classId: CONSTRAINTS,
+        objectId: constraint,
+        objectSubId: 0,
+    };
+    // SAFETY: inside a transaction with an active snapshot; the constraint exists, was looked up under locks of
+    // its tables, and has a parent, as the first two calls ask. `object` outlives the call.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            ConstraintSetParentConstraint(constraint, pg_sys::InvalidOid, pg_sys::InvalidOid);
+        });
+        pg_sys::deleteDependencyRecordsForClass(
+            CONSTRAINTS,
+            constraint,
+            CONSTRAINTS,
+            pg_sys::DependencyType::DEPENDENCY_INTERNAL as std::ffi::c_char,
+        );
+        pg_sys::CommandCounterIncrement();
+        pg_sys::performDeletion(&object, pg_sys::DropBehavior::DROP_RESTRICT, 0);
+        pg_sys::CommandCounterIncrement();
+    }
+}
