@@ -106,11 +106,28 @@ CREATE TABLE repart.journal (
     queued_at        timestamptz NOT NULL DEFAULT now(),
     start_at         timestamptz NOT NULL DEFAULT now(),
     started_at       timestamptz,
-    finished_at      timestamptz
+    finished_at      timestamptz,
+    state_since      timestamptz NOT NULL DEFAULT now(),
+    paused_by        name,
+    resumed_at       timestamptz,
+    reverts          bigint,
+    -- Old shards kept after the switch: as what they are, and until when; NULL once they are not kept any more.
+    retained         jsonb,
+    retained_until   timestamptz
 );
 COMMENT ON TABLE repart.journal IS 'the durable journal of migrations';
 CREATE INDEX journal_unfinished_idx ON repart.journal (id) WHERE state NOT IN ('done', 'cancelled', 'failed');
 CREATE INDEX journal_finished_idx ON repart.journal (finished_at);
+
+CREATE INDEX journal_retained_idx ON repart.journal (id) WHERE retained_until IS NOT NULL;
+
+-- Who has paused all migrations of this database: no row, or one.
+CREATE TABLE repart.pause (
+    only      boolean     PRIMARY KEY DEFAULT true CHECK (only),
+    paused_by name        NOT NULL,
+    paused_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE repart.pause IS 'who has paused all migrations of this database, if somebody has';
 
 CREATE TABLE repart.outcome_log (
     migration          bigint      PRIMARY KEY,

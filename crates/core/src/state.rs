@@ -36,9 +36,10 @@ pub enum State {
     Cleaning,
     /// The new shards are there and nothing is left behind.
     Done,
-    /// Stopped by a user; the old shards are there and nothing is left behind.
+    /// Stopped by a user; the old shards are there and nothing is left behind, but for what is inert and
+    /// whose lock somebody's open transaction still denies: the observer takes that away.
     Cancelled,
-    /// Given up; the old shards are there and nothing is left behind.
+    /// Given up; otherwise as above.
     Failed,
 }
 
@@ -54,6 +55,11 @@ pub const TRANSITIONS: &[(State, State, &str)] = &[
         Preparing,
         Copying,
         "targets, log and triggers exist and are committed: every later change is captured",
+    ),
+    (
+        Preparing,
+        CatchingUp,
+        "a retained source, which capture has followed since its switch, becomes a target: nothing to copy",
     ),
     (
         Copying,

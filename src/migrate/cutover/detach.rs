@@ -1,5 +1,6 @@
 //! The old shards leave the table.
 
+use crate::catalog::journal::Source;
 use crate::error::Result;
 use crate::migrate::definition;
 use crate::migrate::job::Job;
@@ -16,6 +17,7 @@ pub fn sources(job: &Job) -> Result<()> {
             "ALTER TABLE {parent} DETACH PARTITION {}",
             source.qualified()
         ))?;
+        drop_foreign_keys(source)?;
         for (k, index) in definition::indexes(source.relation())?.iter().enumerate() {
             rename(
                 "INDEX",
@@ -30,6 +32,25 @@ pub fn sources(job: &Job) -> Result<()> {
         spi::execute(&format!(
             "ALTER TABLE {retired} SET SCHEMA {}",
             names::SCHEMA
+        ))?;
+    }
+    Ok(())
+}
+
+/// Otherwise deletes of what the old shard references would fail because of rows that nobody sees any more,
+/// until it is dropped.
+fn drop_foreign_keys(source: &Source) -> Result<()> {
+    let keys: Vec<String> = spi::query(
+        "SELECT conname::text FROM pg_catalog.pg_constraint
+          WHERE conrelid = $1 AND contype = 'f' AND conparentid = 0",
+        &[source.relation().into()],
+        |row| row.get(1),
+    )?;
+    for key in keys {
+        spi::execute(&format!(
+            "ALTER TABLE {} DROP CONSTRAINT {}",
+            source.qualified(),
+            spi::quote_identifier(key)
         ))?;
     }
     Ok(())

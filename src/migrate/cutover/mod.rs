@@ -1,7 +1,6 @@
 //! Cutting over: the short transaction that makes the new shards visible and the old ones not.
 
 mod detach;
-mod obstacle;
 mod publish;
 
 use std::time::Instant;
@@ -9,10 +8,10 @@ use std::time::Instant;
 use pgrx::pg_sys;
 use repart_core::state::State;
 
-use crate::catalog::journal;
+use crate::catalog::{control, journal};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, definition, locks, verify};
+use crate::migrate::{capture, definition, locks, obstacle, retain, verify};
 use crate::pg::{guc, relation, snapshot_guard, spi};
 
 /// What one attempt came to.
@@ -34,6 +33,9 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
         return Ok(Attempt::Waiting(obstacle));
     }
     lock_private(jobs)?;
+    for job in jobs {
+        control::require_wanted(job.id())?;
+    }
     let begun = Instant::now();
     lock_public(jobs)?;
     let mut pending = 0;
@@ -69,6 +71,7 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
             publish::target(job, n, *oid, &indexes)?;
         }
         inherit_history(job, &targets)?;
+        retain::keep(job, &targets)?;
         changed.extend(targets);
         changed.push(job.migration.relation);
     }

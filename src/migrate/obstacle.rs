@@ -1,0 +1,64 @@
+//! Who is in the way of a lock, found out without asking for it: a lock request makes others queue.
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::pg::spi;
+
+/// A transaction that has been open for this long is waited for without asking for a lock.
+const LONG_TRANSACTION: &str = "500 ms";
+
+/// What is in the way of locking these relations for long, as a reason to show; `None` if nothing is known to
+/// be.
+pub fn find(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
+    match transaction(relations, LONG_TRANSACTION)? {
+        Some(found) => Ok(Some(found)),
+        None => prepared_transaction(relations),
+    }
+}
+
+/// Whoever holds a lock on one of these relations now, for however short a time.
+pub fn holder(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
+    match transaction(relations, "0")? {
+        Some(found) => Ok(Some(found)),
+        None => prepared_transaction(relations),
+    }
+}
+
+/// The oldest transaction of others that has been open for `least` and holds a lock on one of the relations.
+fn transaction(relations: &[pg_sys::Oid], least: &str) -> Result<Option<String>> {
+    spi::query(
+        &format!(
+            "SELECT pg_catalog.format('waits for process %s (%s), whose transaction has been open for %s s', a.pid,
+                        pg_catalog.concat_ws(', ', 'application ' || pg_catalog.quote_literal(nullif(a.application_name, '')),
+                                             'user ' || pg_catalog.quote_literal(a.usename),
+                                             coalesce(a.state, a.backend_type)),
+                        pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::numeric, 1))
+               FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+              WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1)
+                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                AND a.pid <> pg_catalog.pg_backend_pid()
+                AND a.xact_start <= pg_catalog.clock_timestamp() - interval '{least}'
+              ORDER BY a.xact_start LIMIT 1"
+        ),
+        &[relations.to_vec().into()],
+        |row| row.get(1),
+    )
+    .map(|found: Vec<String>| found.into_iter().next())
+}
+
+/// A prepared transaction that holds a lock on one of the relations, which only its owner can end.
+fn prepared_transaction(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
+    spi::query(
+        "SELECT pg_catalog.format('waits for prepared transaction %L of user %L, which was prepared %s s ago', p.gid, p.owner,
+                    pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::numeric, 1))
+           FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_prepared_xacts p
+                ON l.virtualtransaction = '-1/' || p.transaction::text
+          WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1)
+            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+          ORDER BY p.prepared LIMIT 1",
+        &[relations.to_vec().into()],
+        |row| row.get(1),
+    )
+    .map(|found: Vec<String>| found.into_iter().next())
+}
