@@ -123,7 +123,7 @@ CREATE INDEX journal_retained_idx ON repart.journal (id) WHERE retained_until IS
 
 -- Who has paused all migrations of this database: no row, or one.
 CREATE TABLE repart.pause (
-    only      boolean     PRIMARY KEY DEFAULT true CHECK (only),
+    single    boolean     PRIMARY KEY DEFAULT true CHECK (single),
     paused_by name        NOT NULL,
     paused_at timestamptz NOT NULL DEFAULT now()
 );

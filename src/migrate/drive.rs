@@ -328,14 +328,7 @@ fn waiting_for(migration: &Migration, error: &Error) -> Result<String> {
     if let Error::Waiting(reason) = error {
         return Ok(reason.clone());
     }
-    let relations: Vec<_> = migration
-        .spec
-        .sources
-        .iter()
-        .map(|source| source.relation())
-        .chain([migration.relation])
-        .collect();
-    let holder = txn::run(|| obstacle::holder(&relations))?;
+    let holder = txn::run(|| obstacle::holder(&obstacle::concerned(migration)?))?;
     Ok(holder.unwrap_or_else(|| format!("waits for a lock: {error}")))
 }
 

@@ -2,11 +2,32 @@
 
 use pgrx::pg_sys;
 
+use crate::catalog::journal::{Migration, Source};
 use crate::error::Result;
 use crate::pg::spi;
 
 /// A transaction that has been open for this long is waited for without asking for a lock.
 const LONG_TRANSACTION: &str = "500 ms";
+
+/// What a switch locks that others know of: the table, its sources, and what those reference.
+pub fn concerned(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
+    let sources: Vec<pg_sys::Oid> = migration
+        .spec
+        .sources
+        .iter()
+        .map(Source::relation)
+        .collect();
+    let mut relations = spi::query(
+        "SELECT DISTINCT t.relid::oid
+           FROM pg_catalog.pg_constraint k, pg_catalog.pg_partition_tree(k.confrelid) t
+          WHERE k.conrelid = ANY ($1) AND k.contype = 'f'",
+        &[sources.clone().into()],
+        |row| row.get(1),
+    )?;
+    relations.extend(sources);
+    relations.push(migration.relation);
+    Ok(relations)
+}
 
 /// What is in the way of locking these relations for long, as a reason to show; `None` if nothing is known to
 /// be.

@@ -1,6 +1,5 @@
 //! The old shards leave the table.
 
-use crate::catalog::journal::Source;
 use crate::error::Result;
 use crate::migrate::definition;
 use crate::migrate::job::Job;
@@ -17,7 +16,6 @@ pub fn sources(job: &Job) -> Result<()> {
             "ALTER TABLE {parent} DETACH PARTITION {}",
             source.qualified()
         ))?;
-        drop_foreign_keys(source)?;
         for (k, index) in definition::indexes(source.relation())?.iter().enumerate() {
             rename(
                 "INDEX",
@@ -37,21 +35,23 @@ pub fn sources(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Otherwise deletes of what the old shard references would fail because of rows that nobody sees any more,
-/// until it is dropped.
-fn drop_foreign_keys(source: &Source) -> Result<()> {
-    let keys: Vec<String> = spi::query(
-        "SELECT conname::text FROM pg_catalog.pg_constraint
-          WHERE conrelid = $1 AND contype = 'f' AND conparentid = 0",
-        &[source.relation().into()],
-        |row| row.get(1),
-    )?;
-    for key in keys {
-        spi::execute(&format!(
-            "ALTER TABLE {} DROP CONSTRAINT {}",
-            source.qualified(),
-            spi::quote_identifier(key)
-        ))?;
+/// Drops the foreign keys of the sources, once the targets have theirs. Otherwise deletes of what the old shards
+/// reference would fail because of rows that nobody sees any more, until they are dropped.
+pub fn foreign_keys(job: &Job) -> Result<()> {
+    for (n, source) in job.migration.spec.sources.iter().enumerate() {
+        let keys: Vec<String> = spi::query(
+            "SELECT conname::text FROM pg_catalog.pg_constraint
+              WHERE conrelid = $1 AND contype = 'f' AND conparentid = 0",
+            &[source.relation().into()],
+            |row| row.get(1),
+        )?;
+        for key in keys {
+            spi::execute(&format!(
+                "ALTER TABLE {} DROP CONSTRAINT {}",
+                names::retired(job.id(), n),
+                spi::quote_identifier(key)
+            ))?;
+        }
     }
     Ok(())
 }

@@ -28,7 +28,10 @@ pub enum Attempt {
 /// transaction, which the caller commits; it has changed nothing unless [`Attempt::Switched`]. `hold` is called
 /// at its end, for tests.
 pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
-    let relations: Vec<pg_sys::Oid> = jobs.iter().flat_map(Job::public_relations).collect();
+    let mut relations = Vec::new();
+    for job in jobs {
+        relations.extend(obstacle::concerned(&job.migration)?);
+    }
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
@@ -70,6 +73,7 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
         for (n, oid) in targets.iter().enumerate() {
             publish::target(job, n, *oid, &indexes)?;
         }
+        detach::foreign_keys(job)?;
         inherit_history(job, &targets)?;
         retain::keep(job, &targets)?;
         changed.extend(targets);
