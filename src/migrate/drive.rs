@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
 use crate::migrate::{
-    capture, catch_up, clean, copy, cutover, hold, index, janitor, locks, obstacle, prepare,
+    capture, catch_up, clean, copy, cutover, hold, index, janitor, locks, patience, prepare,
     retain, verify,
 };
 use crate::pg::background;
@@ -119,7 +119,7 @@ impl Drive {
             // Somebody asked for something else, or interrupted it for that: the journal says what.
             Err(Error::Superseded(_)) => return Ok(()),
             Err(error) if error.is_cancellation() => return Ok(()),
-            Err(error) if error.is_transient() => waiting_for(migration, &error)?,
+            Err(error) if error.is_transient() => patience::reason(migration, &error)?,
             Err(error) if migration.state.is_before_switch() => {
                 return self.give_up(migration, error);
             }
@@ -272,12 +272,14 @@ impl Drive {
             Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
             Ok(Attempt::Behind(pending)) => behind(pending, applied),
             Err(error) if error.is_transient() && !error.is_cancellation() => {
-                Next::Retry(waiting_for(&job.migration, &error)?)
+                Next::Retry(patience::reason(&job.migration, &error)?)
             }
             Err(error) => return Err(error),
         };
         txn::run(|| watch_backlog(&job.migration))?;
-        require_patience(&job.migration, &next)?;
+        if let Next::Retry(reason) = &next {
+            patience::require(&job.migration, reason)?;
+        }
         Ok(next)
     }
 
@@ -307,29 +309,6 @@ fn behind(pending: i64, applied: i64) -> Next {
     Next::Retry(format!(
         "{pending} captured changes wait, written faster than applied"
     ))
-}
-
-/// Fails once a switch has been tried for longer than `repart.cutover_timeout`, naming whom it waits for.
-fn require_patience(migration: &Migration, next: &Next) -> Result<()> {
-    let (Some(limit), Next::Retry(reason)) = (settings::cutover_timeout(), next) else {
-        return Ok(());
-    };
-    if migration.state_seconds < limit.as_secs_f64() {
-        return Ok(());
-    }
-    Err(Error::CutoverTimeout {
-        seconds: migration.state_seconds as u64,
-        reason: reason.clone(),
-    })
-}
-
-/// Why a lock was not to be had, as far as it can be seen afterwards: who has one now.
-fn waiting_for(migration: &Migration, error: &Error) -> Result<String> {
-    if let Error::Waiting(reason) = error {
-        return Ok(reason.clone());
-    }
-    let holder = txn::run(|| obstacle::holder(&obstacle::concerned(migration)?))?;
-    Ok(holder.unwrap_or_else(|| format!("waits for a lock: {error}")))
 }
 
 fn to(migration: &Migration, state: State) -> Result<Next> {

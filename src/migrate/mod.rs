@@ -16,6 +16,7 @@ pub mod job;
 pub mod locks;
 pub mod names;
 pub mod obstacle;
+pub mod patience;
 pub mod preflight;
 pub mod prepare;
 pub mod request;

@@ -40,9 +40,9 @@ pub fn find(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
 
 /// Whoever holds a lock on one of these relations now, for however short a time.
 pub fn holder(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
-    match transaction(relations, "0")? {
+    match find(relations)? {
         Some(found) => Ok(Some(found)),
-        None => prepared_transaction(relations),
+        None => transaction(relations, "0"),
     }
 }
 
@@ -50,9 +50,9 @@ pub fn holder(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
 fn transaction(relations: &[pg_sys::Oid], least: &str) -> Result<Option<String>> {
     spi::query(
         &format!(
-            "SELECT pg_catalog.format('waits for process %s (%s), whose transaction has been open for %s s', a.pid,
-                        pg_catalog.concat_ws(', ', 'application ' || pg_catalog.quote_literal(nullif(a.application_name, '')),
-                                             'user ' || pg_catalog.quote_literal(a.usename),
+            r#"SELECT pg_catalog.format('waits for process %s (%s), whose transaction has been open for %s s', a.pid,
+                        pg_catalog.concat_ws(', ', 'application "' || nullif(a.application_name, '') || '"',
+                                             'user "' || a.usename || '"',
                                              coalesce(a.state, a.backend_type)),
                         pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::numeric, 1))
                FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
@@ -60,7 +60,7 @@ fn transaction(relations: &[pg_sys::Oid], least: &str) -> Result<Option<String>>
                 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
                 AND a.pid <> pg_catalog.pg_backend_pid()
                 AND a.xact_start <= pg_catalog.clock_timestamp() - interval '{least}'
-              ORDER BY a.xact_start LIMIT 1"
+              ORDER BY a.xact_start LIMIT 1"#
         ),
         &[relations.to_vec().into()],
         |row| row.get(1),
@@ -68,16 +68,19 @@ fn transaction(relations: &[pg_sys::Oid], least: &str) -> Result<Option<String>>
     .map(|found: Vec<String>| found.into_iter().next())
 }
 
-/// A prepared transaction that holds a lock on one of the relations, which only its owner can end.
+/// A prepared transaction that holds a lock on one of the relations, which only its owner can end. It has no
+/// process, and its virtual number may be that of the session that prepared it: its own number tells.
 fn prepared_transaction(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
     spi::query(
-        "SELECT pg_catalog.format('waits for prepared transaction %L of user %L, which was prepared %s s ago', p.gid, p.owner,
+        r#"SELECT pg_catalog.format('waits for prepared transaction "%s" of user "%s", which was prepared %s s ago', p.gid, p.owner,
                     pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::numeric, 1))
-           FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_prepared_xacts p
-                ON l.virtualtransaction = '-1/' || p.transaction::text
-          WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1)
+           FROM pg_catalog.pg_locks l
+           JOIN pg_catalog.pg_locks x ON x.virtualtransaction = l.virtualtransaction
+                AND x.locktype = 'transactionid' AND x.pid IS NULL
+           JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+          WHERE l.locktype = 'relation' AND l.pid IS NULL AND l.relation = ANY ($1)
             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-          ORDER BY p.prepared LIMIT 1",
+          ORDER BY p.prepared LIMIT 1"#,
         &[relations.to_vec().into()],
         |row| row.get(1),
     )

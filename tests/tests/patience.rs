@@ -41,7 +41,7 @@ impl Blocker {
             client,
             end: "COMMIT",
             named: format!(
-                "waits for process {pid} (application '{name}', user 'postgres', idle in transaction)"
+                "waits for process {pid} (application \"{name}\", user \"postgres\", idle in transaction)"
             ),
         }
     }
@@ -54,7 +54,7 @@ impl Blocker {
         Self {
             client,
             end: "COMMIT PREPARED 'forgotten'",
-            named: "waits for prepared transaction 'forgotten' of user 'postgres'".to_owned(),
+            named: "waits for prepared transaction \"forgotten\" of user \"postgres\"".to_owned(),
         }
     }
 }
@@ -143,8 +143,8 @@ fn a_switch_waits_for_a_long_statement() {
     );
     session.release();
     session.wait_until(
-        "SELECT coalesce(reason LIKE 'waits for process % (application ''report'', user ''postgres'', active)%', false)
-           FROM repart.migrations",
+        r#"SELECT coalesce(reason LIKE 'waits for process % (application "report", user "postgres", active)%', false)
+           FROM repart.migrations"#,
         LONG,
     );
     session.wait_done(id);
