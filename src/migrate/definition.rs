@@ -154,11 +154,14 @@ fn columns(table: pg_sys::Oid, condition: &str) -> Result<Vec<String>> {
     )
 }
 
-/// Foreign keys of a table to others: name and definition.
+/// Foreign keys of a table to others: name and definition. Where the other is partitioned, PostgreSQL adds one
+/// for each of its partitions, which comes with the first.
 pub fn foreign_keys(table: pg_sys::Oid) -> Result<Vec<(String, String)>> {
     spi::query(
-        "SELECT pg_catalog.quote_ident(conname), pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint
-          WHERE conrelid = $1 AND contype = 'f' AND convalidated ORDER BY oid",
+        "SELECT pg_catalog.quote_ident(k.conname), pg_catalog.pg_get_constraintdef(k.oid) FROM pg_catalog.pg_constraint k
+          WHERE k.conrelid = $1 AND k.contype = 'f' AND k.convalidated
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint p WHERE p.oid = k.conparentid AND p.conrelid = k.conrelid)
+          ORDER BY k.oid",
         &[table.into()],
         |row| Ok((row.get(1)?, row.get(2)?)),
     )

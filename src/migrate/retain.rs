@@ -17,7 +17,7 @@ use crate::migrate::definition::{self, Index};
 use crate::migrate::job::Job;
 use crate::migrate::{capture, catch_up, names, preflight, revert};
 use crate::pg::txn::{self, Isolation};
-use crate::pg::{guc, spi};
+use crate::pg::{guc, relation, spi};
 use crate::settings;
 
 /// Keeps the sources of a migration that is being switched, if `repart.retain_source` says so and they can be
@@ -34,7 +34,7 @@ pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
             "notice",
             Some(&job.migration),
             &format!(
-                "the old shards of migration {} are not kept: {why}",
+                "the old shards of migration {} are not kept, because of their {why}",
                 job.id()
             ),
         );
@@ -113,7 +113,8 @@ fn drop_capture(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Why what is written to the old shards behind the users' backs would be noticed, if it would.
+/// What old shards have that would notice what is written to them behind the users' backs, or that their way
+/// back into the table would have to put on them again: such ones are not kept.
 fn cannot_be_followed(sources: &[pg_sys::Oid]) -> Result<Option<String>> {
     spi::query_value(
         "SELECT pg_catalog.string_agg(what, ', ') FROM (
@@ -121,6 +122,10 @@ fn cannot_be_followed(sources: &[pg_sys::Oid]) -> Result<Option<String>> {
              WHERE tgrelid = ANY ($1) AND NOT tgisinternal
              UNION ALL
             SELECT pg_catalog.format('rule %I', rulename) FROM pg_catalog.pg_rewrite WHERE ev_class = ANY ($1)
+             UNION ALL
+            SELECT pg_catalog.format('policy %I', polname) FROM pg_catalog.pg_policy WHERE polrelid = ANY ($1)
+             UNION ALL
+            SELECT pg_catalog.format('statistics %I', stxname) FROM pg_catalog.pg_statistic_ext WHERE stxrelid = ANY ($1)
              UNION ALL
             SELECT pg_catalog.format('publication %I', p.pubname)
               FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
@@ -177,12 +182,18 @@ pub fn follow(keeper: &Keeper) -> Result<()> {
 
 /// Fails unless everything is still as it was when the old shards were kept.
 fn require_usable(reverse: &Migration) -> Result<()> {
+    let table = &reverse.relation_name;
+    if !relation::exists(reverse.relation)? {
+        return Err(useless(format!("table \"{table}\" was dropped")));
+    }
     if tables::find(reverse.relation)?.is_none() {
-        return Err(Error::NotManaged(reverse.relation_name.clone()));
+        return Err(Error::NotManaged(table.clone()));
     }
     let sources: Vec<pg_sys::Oid> = reverse.spec.sources.iter().map(Source::relation).collect();
     if definition::fingerprint(reverse.relation, &sources)? != reverse.position.fingerprint {
-        return Err(Error::DefinitionChanged(reverse.relation_name.clone()));
+        return Err(useless(format!(
+            "the definition of table \"{table}\" has changed"
+        )));
     }
     let targets: Vec<String> = (0..reverse.spec.targets.len())
         .map(|n| names::target(reverse.id, n))
@@ -203,10 +214,16 @@ fn require_usable(reverse: &Migration) -> Result<()> {
     if complete == Some(true) {
         return Ok(());
     }
-    Err(Error::Prerequisite {
-        what: "somebody has dropped or disabled a part of them".to_owned(),
+    Err(useless(
+        "somebody has dropped or disabled a part of them".to_owned(),
+    ))
+}
+
+fn useless(what: String) -> Error {
+    Error::Prerequisite {
+        what,
         hint: String::new(),
-    })
+    }
 }
 
 /// Drops what a migration keeps, outside of a transaction, and says why.

@@ -25,6 +25,15 @@ pub fn display_name(relation: pg_sys::Oid) -> Result<String> {
     Ok(name.unwrap_or_else(|| relation.to_u32().to_string()))
 }
 
+/// Whether there is such a relation.
+pub fn exists(relation: pg_sys::Oid) -> Result<bool> {
+    let found = spi::value::<bool>(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = $1)",
+        &[relation.into()],
+    )?;
+    Ok(found.unwrap_or(false))
+}
+
 /// Its owner.
 pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
     spi::value(

@@ -257,7 +257,7 @@ fn old_shards_go_with_their_table() {
     gives_up_when(
         &[],
         |session| session.run("DROP TABLE orders"),
-        "not managed",
+        "was dropped",
     );
 }
 
