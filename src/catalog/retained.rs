@@ -160,16 +160,19 @@ pub fn changed_by(migration: &Migration, target: usize) -> Result<Option<(i64, S
 
 /// Numbers that private objects of schema `repart` are named by, and that neither an unfinished migration nor
 /// kept old shards have: what a migration left because somebody's transaction held a lock, or a restored
-/// dump brought along.
+/// dump brought along. Looked for by what depends on the schema: that has an index, unlike names in a schema.
 pub fn leftovers() -> Result<Vec<i64>> {
     spi::select(
         r"SELECT DISTINCT number FROM (
-            SELECT (pg_catalog.regexp_match(c.relname, '^(?:t|old)_(\d{1,18})_\d+$|^log_(\d{1,18})$')) AS found
-              FROM pg_catalog.pg_class c
-             WHERE c.relnamespace = 'repart'::regnamespace AND c.relkind = 'r'
+            SELECT pg_catalog.regexp_match(c.relname, '^(?:t|old)_(\d{1,18})_\d+$|^log_(\d{1,18})$') AS found
+              FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class c ON c.oid = d.objid
+             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND c.relkind = 'r'
+               AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = 'repart'::regnamespace
              UNION ALL
             SELECT pg_catalog.regexp_match(p.proname, '^capture_(\d{1,18})$')
-              FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'repart'::regnamespace) x
+              FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.objid
+             WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+               AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = 'repart'::regnamespace) x
           CROSS JOIN LATERAL (SELECT coalesce(x.found[1], x.found[2])::bigint AS number) n
           WHERE number IS NOT NULL
             AND NOT EXISTS (SELECT FROM repart.journal j

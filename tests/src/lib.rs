@@ -14,6 +14,7 @@
 
 pub mod aftermath;
 pub mod cluster;
+pub mod control;
 pub mod repart;
 pub mod run_dir;
 pub mod wait;

@@ -1,4 +1,4 @@
-//! Pausing, resuming and cancelling, in every state that the table of transitions has.
+//! Cancelling, in every state that the table of transitions has, and when it is too late for it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
@@ -6,48 +6,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
-use repart_core::state::State;
 
 use repart_tests::aftermath::{assert_nothing_left, assert_sound};
-use repart_tests::cluster::{Cluster, Shutdown};
+use repart_tests::cluster::Cluster;
+use repart_tests::control::{assert_as_before, refusal, states_before_the_switch};
 use repart_tests::repart::Session;
-use repart_tests::wait::{LONG, wait_until};
+use repart_tests::wait::LONG;
 use repart_tests::workload::{Options, Workload};
 
 const KEYS: i64 = 6_000;
-
-/// The states in which a migration can still end with the old shards, in the order of its life.
-fn states_before_the_switch() -> Vec<State> {
-    let states: Vec<State> = State::all()
-        .filter(|state| state.is_before_switch() && !state.is_final())
-        .collect();
-    assert!(states.len() >= 6, "{states:?}");
-    states
-}
-
-/// The SQLSTATE, message and hint with which a statement fails.
-fn refusal(session: &mut Session, sql: &str) -> (SqlState, String, String) {
-    let error = session.client().batch_execute(sql).unwrap_err();
-    let error = error.as_db_error().unwrap();
-    (
-        error.code().clone(),
-        error.message().to_owned(),
-        error.hint().unwrap_or_default().to_owned(),
-    )
-}
-
-/// Checks that the table is as it was created.
-fn assert_as_before(session: &mut Session, table: &str) {
-    assert_eq!(session.bounds(table), [3_000]);
-    let names: Vec<String> = session
-        .shards(table)
-        .into_iter()
-        .map(|shard| shard.name)
-        .collect();
-    assert_eq!(names, [format!("{table}1"), format!("{table}2")]);
-    assert_nothing_left(session);
-    assert_sound(session, table);
-}
 
 #[test]
 fn a_migration_can_be_cancelled_in_every_state_before_its_switch() {
@@ -70,47 +37,23 @@ fn a_migration_can_be_cancelled_in_every_state_before_its_switch() {
     }
 }
 
-#[test]
-fn a_migration_can_be_cancelled_in_every_state_while_it_is_paused() {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    for state in states_before_the_switch() {
-        let table = format!("t_{state}");
-        session.create_sharded_table(&table, &[3_000], KEYS);
-        let workload = Workload::start(&cluster, "postgres", Options::new(&table, KEYS));
-        session.hold_at(state.as_str());
-        let id = session.queue(&format!("repart_split('{table}1', '1000')"));
-        session.wait_held(state.as_str());
-        session.run(&format!("SELECT repart_pause({id})"));
-        session.release();
-        workload.proceed(100);
-        session.run(&format!("SELECT repart_cancel({id})"));
-        assert_eq!(session.wait(id), "cancelled", "{state}");
-        workload.stop().assert_clean();
-        assert_as_before(&mut session, &table);
-    }
-}
-
-#[test]
-fn a_cancel_interrupts_the_build_of_an_index() {
+/// Cancels a migration in the middle of a statement that would take minutes: one that calls a function for each
+/// of 2000 rows. `user` is what makes the migration call it, and `midst` is true while it does.
+fn cancel_amid(user: &str, midst: &str) {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
     session.create_sharded_table("orders", &[3_000], KEYS);
-    session.run(
+    session.run(&format!(
         "CREATE FUNCTION slow(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
-         CREATE INDEX ON orders (slow(id));
+         {user};
          CREATE OR REPLACE FUNCTION slow(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql
              AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.05); RETURN $1; END'",
-    );
+    ));
     let id = session.queue("repart_split('orders1', '1000')");
-    session.wait_until(
-        "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index)",
-        LONG,
-    );
+    session.wait_until(midst, LONG);
     let asked = Instant::now();
     session.run(&format!("SELECT repart_cancel({id})"));
     assert_eq!(session.wait(id), "cancelled");
-    // Left alone the build would take 50 ms for each of 2000 rows.
     assert!(
         asked.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -118,6 +61,23 @@ fn a_cancel_interrupts_the_build_of_an_index() {
     );
     session.run("DROP FUNCTION slow CASCADE");
     assert_as_before(&mut session, "orders");
+}
+
+#[test]
+fn a_cancel_interrupts_the_build_of_an_index() {
+    cancel_amid(
+        "CREATE INDEX ON orders (slow(id))",
+        "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index)",
+    );
+}
+
+#[test]
+fn a_cancel_interrupts_a_batch_of_the_copy() {
+    cancel_amid(
+        "ALTER TABLE orders ADD CHECK (slow(id) = id)",
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'repart mover' AND wait_event = 'PgSleep')
+            AND (SELECT state = 'copying' FROM repart.migrations)",
+    );
 }
 
 #[test]
@@ -227,135 +187,4 @@ fn a_cancel_that_races_with_the_switch_is_either_refused_or_obeyed() {
     workload.stop().assert_clean();
     assert_nothing_left(&mut session);
     assert_sound(&mut session, "orders");
-}
-
-/// What the mover of a paused migration must not have between two looks: a transaction, and so a snapshot or lock.
-const RESTING: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE backend_type = 'repart mover'
-        AND xact_start IS NULL AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'relation'))";
-
-#[test]
-fn a_migration_can_be_paused_in_every_state_and_goes_on_when_resumed() {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    for state in states_before_the_switch() {
-        let table = format!("t_{state}");
-        session.create_sharded_table(&table, &[3_000], KEYS);
-        let workload = Workload::start(&cluster, "postgres", Options::new(&table, KEYS));
-        session.hold_at(state.as_str());
-        let id = session.queue(&format!("repart_split('{table}1', '1000')"));
-        session.wait_held(state.as_str());
-        session.run(&format!("SELECT repart_pause({id})"));
-        session.release();
-        // A step that had begun may end, and be the last of its state; no other one follows.
-        let mut stays = session.migration(id).state;
-        wait_until("the migration to rest", LONG, || {
-            sleep(Duration::from_secs(1));
-            let now = session.migration(id).state;
-            std::mem::replace(&mut stays, now.clone()) == now
-        });
-        session.wait_until(RESTING, LONG);
-        workload.proceed(300);
-        let migration = session.migration(id);
-        assert_eq!(migration.state, stays, "{migration:?}");
-        assert_eq!(migration.reason.as_deref(), Some("paused by postgres"));
-        assert_ne!(migration.state, "done");
-        session.run(&format!("SELECT repart_resume({id})"));
-        session.wait_done(id);
-        workload.stop().assert_clean();
-        assert_eq!(session.bounds(&table), [1_000, 3_000], "{state}");
-        assert_nothing_left(&mut session);
-        assert_sound(&mut session, &table);
-    }
-}
-
-#[test]
-fn a_pause_of_all_survives_a_restart_and_holds_up_what_is_queued_later() {
-    let cluster = Cluster::with_repart(&[]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &[3_000], KEYS);
-    session.hold_at("copying");
-    let begun = session.queue("repart_split('orders1', '1000')");
-    session.wait_held("copying");
-    session.run("SELECT repart_pause()");
-    session.release();
-    let queued = session.queue("repart_split('orders2', '4000')");
-    cluster.restart(Shutdown::Fast);
-    session.reopen();
-    session.wait_worker("mover");
-    sleep(Duration::from_secs(3));
-    let (first, second) = (session.migration(begun), session.migration(queued));
-    assert_eq!(
-        (first.state.as_str(), second.state.as_str()),
-        ("copying", "queued")
-    );
-    for migration in [&first, &second] {
-        assert_eq!(migration.reason.as_deref(), Some("paused by postgres"));
-    }
-    let (_, message, hint) = refusal(&mut session, &format!("SELECT repart_resume({begun})"));
-    assert!(message.contains("paused by postgres"), "{message}");
-    assert!(hint.contains("repart_resume()"), "{hint}");
-    session.run("SELECT repart_resume()");
-    session.wait_done(begun);
-    session.wait_done(queued);
-    assert_eq!(session.bounds("orders"), [1_000, 3_000, 4_000]);
-    assert_nothing_left(&mut session);
-}
-
-#[test]
-fn a_paused_migration_does_not_keep_others_from_starting() {
-    let cluster = Cluster::with_repart(&["repart.max_movers = 1"]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &[3_000], KEYS);
-    session.hold_at("copying");
-    let paused = session.queue("repart_split('orders1', '1000')");
-    session.wait_held("copying");
-    session.run(&format!("SELECT repart_pause({paused})"));
-    session.release();
-    let other = session.queue("repart_split('orders2', '4000')");
-    session.wait_done(other);
-    assert_eq!(session.migration(paused).state, "copying");
-    session.run("SELECT repart_resume()");
-    session.wait_done(paused);
-    assert_nothing_left(&mut session);
-}
-
-#[test]
-fn the_log_of_a_paused_migration_stays_short_once_everything_is_copied() {
-    let cluster = Cluster::with_repart(&["repart.max_backlog = 5000"]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &[3_000], KEYS);
-    session.hold_at("cutting_over");
-    let id = session.queue("repart_split('orders1', '1000')");
-    session.wait_held("cutting_over");
-    session.run(&format!("SELECT repart_pause({id})"));
-    session.release();
-    // Far more changes than may wait, in pieces that may.
-    for _ in 0..8 {
-        session.run("UPDATE orders SET counter = counter + 1 WHERE id < 3000");
-        session.wait_until(&format!("SELECT count(*) = 0 FROM repart.log_{id}"), LONG);
-    }
-    session.run(&format!("SELECT repart_resume({id})"));
-    session.wait_done(id);
-    assert_nothing_left(&mut session);
-    assert_sound(&mut session, "orders");
-}
-
-#[test]
-fn a_migration_paused_while_copying_ends_when_its_log_passes_the_limit() {
-    let cluster = Cluster::with_repart(&["repart.max_backlog = 1000"]);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &[3_000], KEYS);
-    session.hold_at("copying");
-    let id = session.queue("repart_split('orders1', '1000')");
-    session.wait_held("copying");
-    session.run(&format!("SELECT repart_pause({id})"));
-    session.release();
-    session.run("UPDATE orders SET counter = 1 WHERE id < 3000");
-    let migration = session.wait_ended(id);
-    assert_eq!(migration.state, "failed");
-    assert!(
-        migration.error.unwrap().contains("repart.max_backlog"),
-        "the reason must be named"
-    );
-    assert_as_before(&mut session, "orders");
 }

@@ -65,6 +65,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
 /// Exchanges sources for targets; returns the relations that older snapshots would see wrongly.
 fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
     let mut changed = Vec::new();
+    let mut made = Vec::new();
     for job in jobs {
         let targets = target_oids(job)?;
         // Read before detaching, which renames them.
@@ -75,9 +76,13 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
         }
         detach::foreign_keys(job)?;
         inherit_history(job, &targets)?;
-        retain::keep(job, &targets)?;
-        changed.extend(targets);
+        changed.extend(&targets);
         changed.push(job.migration.relation);
+        made.push((job, targets));
+    }
+    // Last: the definitions that must not change from here on are complete now.
+    for (job, targets) in made {
+        retain::keep(job, &targets)?;
     }
     Ok(changed)
 }
