@@ -170,14 +170,19 @@ pub fn follow(keeper: &Keeper) -> Result<()> {
     if pending == 0 {
         return Ok(());
     }
-    txn::run_at(Isolation::RepeatableRead, || {
+    let applied = txn::run_at(Isolation::RepeatableRead, || {
         // Not while a revert takes them over, nor after.
         if retained::hold(keeper.id)?.is_none() {
             return Ok(());
         }
         let job = Job::load(keeper.reverse.clone())?;
         guc::without_counting(|| catch_up::round(&job)).map(|_| ())
-    })
+    });
+    if applied.is_err() {
+        // A change of the definition since the first look shows as some error; this says what it is.
+        txn::run(|| require_usable(&keeper.reverse))?;
+    }
+    applied
 }
 
 /// Fails unless everything is still as it was when the old shards were kept.
