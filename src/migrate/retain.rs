@@ -190,14 +190,14 @@ fn require_usable(reverse: &Migration) -> Result<()> {
     let table = &reverse.relation_name;
     let sources: Vec<pg_sys::Oid> = reverse.spec.sources.iter().map(Source::relation).collect();
     // First, so that what explains another one is looked for after it.
-    let fingerprint = definition::fingerprint(reverse.relation, &sources)?;
+    let fingerprint = definition::fingerprint(reverse.relation, &sources);
     if !relation::exists(reverse.relation)? {
         return Err(useless(format!("table \"{table}\" was dropped")));
     }
     if tables::find(reverse.relation)?.is_none() {
         return Err(Error::NotManaged(table.clone()));
     }
-    if fingerprint != reverse.position.fingerprint {
+    if fingerprint? != reverse.position.fingerprint {
         return Err(useless(format!(
             "the definition of table \"{table}\" has changed"
         )));
