@@ -53,13 +53,6 @@ impl Job {
             .collect()
     }
 
-    /// The table and its sources: what others know of and may have locked.
-    pub fn public_relations(&self) -> Vec<pg_sys::Oid> {
-        let mut relations = self.source_oids();
-        relations.push(self.migration.relation);
-        relations
-    }
-
     /// The source from which definitions are taken.
     pub fn first_source(&self) -> Result<pg_sys::Oid> {
         first_source(&self.migration)
