@@ -106,7 +106,14 @@ CREATE TABLE repart.journal (
     queued_at        timestamptz NOT NULL DEFAULT now(),
     start_at         timestamptz NOT NULL DEFAULT now(),
     started_at       timestamptz,
-    finished_at      timestamptz
+    finished_at      timestamptz,
+    state_since      timestamptz NOT NULL DEFAULT now(),
+    paused_by        name,
+    resumed_at       timestamptz,
+    reverts          bigint,
+    -- Old shards kept after the switch: as what they are, and until when; NULL once they are not kept any more.
+    retained         jsonb,
+    retained_until   timestamptz
 );
 COMMENT ON TABLE repart.journal IS 'the durable journal of migrations';
 CREATE INDEX journal_unfinished_idx ON repart.journal (id) WHERE state NOT IN ('done', 'cancelled', 'failed');
@@ -118,6 +125,15 @@ CREATE TABLE repart.cutovers (
     xid      xid8 NOT NULL
 );
 COMMENT ON TABLE repart.cutovers IS 'the transaction that last changed the shards of a table, or made a shard';
+CREATE INDEX journal_retained_idx ON repart.journal (id) WHERE retained_until IS NOT NULL;
+
+-- Who has paused all migrations of this database: no row, or one.
+CREATE TABLE repart.pause (
+    single    boolean     PRIMARY KEY DEFAULT true CHECK (single),
+    paused_by name        NOT NULL,
+    paused_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE repart.pause IS 'who has paused all migrations of this database, if somebody has';
 
 CREATE TABLE repart.outcome_log (
     migration          bigint      PRIMARY KEY,

@@ -6,6 +6,7 @@ GRANT SELECT ON repart.shards, repart.migrations, repart.events TO pg_monitor;
 REVOKE EXECUTE ON FUNCTION
     repart_split(regclass, text[]), repart_merge(regclass[]), repart_shift(regclass, regclass, text),
     repart_move(regclass, text, text), repart_apply(bigint), repart_run(regclass), repart_cancel(bigint),
+    repart_pause(bigint), repart_resume(bigint), repart_revert(bigint),
     repart_wake() FROM PUBLIC;
 
 COMMENT ON FUNCTION repart_split(regclass, text[]) IS 'queue the split of a shard at the given keys; returns the number of the migration';
@@ -16,6 +17,9 @@ COMMENT ON FUNCTION repart_apply(bigint) IS 'queue the steps of a stored plan, b
 COMMENT ON FUNCTION repart_run(regclass) IS 'sample, forecast, plan and apply the plan; returns its number; the call for pg_cron';
 COMMENT ON FUNCTION repart_wait(bigint, interval) IS 'wait until a migration has ended or the timeout is over; returns its state';
 COMMENT ON FUNCTION repart_cancel(bigint) IS 'stop a migration that has not switched yet; nothing of it is left behind';
+COMMENT ON FUNCTION repart_pause(bigint) IS 'pause a migration, or all of this database; nothing is copied or switched until repart_resume';
+COMMENT ON FUNCTION repart_resume(bigint) IS 'let a paused migration go on, or all of this database';
+COMMENT ON FUNCTION repart_revert(bigint) IS 'queue the migration that takes a finished one back; returns its number';
 COMMENT ON FUNCTION repart_bound(text, boolean) IS 'one end of a partition bound, as a literal of the key type, MINVALUE or MAXVALUE';
 COMMENT ON FUNCTION repart_version() IS 'the version of the loaded library';
 COMMENT ON FUNCTION repart_wake() IS 'wake the workers of this database';

@@ -32,7 +32,9 @@ SELECT j.id,
        ARRAY(SELECT coalesce(s ->> 'lower', 'MINVALUE') || ' .. ' || coalesce(s ->> 'upper', 'MAXVALUE')
                FROM pg_catalog.jsonb_array_elements(j.spec -> 'targets') s) AS targets,
        j.state,
-       j.reason,
+       j.state_since,
+       p.by IS NOT NULL AS paused,
+       coalesce('paused by ' || p.by, j.reason) AS reason,
        j.rows_done,
        j.rows_total,
        j.bytes_done,
@@ -52,6 +54,12 @@ SELECT j.id,
        j.start_at,
        j.started_at,
        j.finished_at,
+       j.reverts,
+       j.retained_until,
        j.error
-  FROM repart.journal j;
-COMMENT ON VIEW repart.migrations IS 'migrations, queued, running and ended: progress 0 to 1, rate in bytes per second of copying, lag in captured changes, pause_ms of the cutover';
+  FROM repart.journal j
+  LEFT JOIN repart.pause a ON true
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN j.state NOT IN ('cleaning', 'done', 'cancelled', 'failed')
+                   THEN coalesce(j.paused_by, a.paused_by)::text END AS by) p;
+COMMENT ON VIEW repart.migrations IS 'migrations, queued, running and ended: progress 0 to 1, rate in bytes per second of copying, lag in captured changes, pause_ms of the cutover, reverts the migration that it takes back, retained_until when its old shards are dropped';

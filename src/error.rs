@@ -106,6 +106,20 @@ pub enum Error {
     /// The definition of a table changed while it was being migrated.
     #[error("the definition of table \"{0}\" changed during the migration")]
     DefinitionChanged(String),
+    /// Somebody's transaction is in the way; said without asking for the lock.
+    #[error("{0}")]
+    Waiting(String),
+    /// Somebody changed what is to be done with a migration meanwhile: look at it again.
+    #[error("migration {0} was changed meanwhile")]
+    Superseded(i64),
+    /// The switch was waited for too long.
+    #[error("gave up after trying to switch for {seconds} s: {reason}")]
+    CutoverTimeout {
+        /// How long it was tried.
+        seconds: u64,
+        /// Whom it waited for.
+        reason: String,
+    },
     /// A forecast could not be made.
     #[error("cannot forecast shard \"{shard}\": {source}")]
     Forecast {
@@ -160,7 +174,9 @@ impl Error {
             Self::MissingColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
             Self::VerificationFailed(_) => Code::ERRCODE_DATA_CORRUPTED,
             Self::Backlog(..) => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DefinitionChanged(_) => Code::ERRCODE_OBJECT_IN_USE,
+            Self::DefinitionChanged(_) | Self::CutoverTimeout { .. } => Code::ERRCODE_OBJECT_IN_USE,
+            Self::Waiting(_) => Code::ERRCODE_LOCK_NOT_AVAILABLE,
+            Self::Superseded(_) => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Forecast { .. } => Code::ERRCODE_NO_DATA,
             Self::Sql { code, .. } => *code,
             Self::Spi(_) | Self::State(_) | Self::Internal(_) => Code::ERRCODE_INTERNAL_ERROR,
@@ -184,7 +200,7 @@ impl Error {
             Self::NotManaged(table) => format!("Run SELECT repart_manage('{table}') first."),
             Self::AlreadyManaged(_) => "See SELECT * FROM repart.shards.".to_owned(),
             Self::NotOwner(_) => "Only the owner of a table, or a superuser, may do this.".to_owned(),
-            Self::NotSuperuser(_) => "Name one table that you own, or ask a superuser.".to_owned(),
+            Self::NotSuperuser(_) => "Name one that you own, or ask a superuser.".to_owned(),
             Self::WrongObject { hint, .. }
             | Self::Unsupported { hint, .. }
             | Self::Prerequisite { hint, .. }
@@ -197,9 +213,18 @@ impl Error {
                 "Migrate when fewer rows are written, or raise repart.max_backlog or repart.max_copy_rate.".to_owned()
             }
             Self::DefinitionChanged(_) => "Start the migration again once the change is complete.".to_owned(),
+            Self::CutoverTimeout { .. } => {
+                "Let that transaction end, or raise repart.cutover_timeout, and queue the migration again.".to_owned()
+            }
+            Self::Superseded(_) => "See SELECT * FROM repart.migrations, and try again.".to_owned(),
             _ => return None,
         };
         (!hint.is_empty()).then_some(hint)
+    }
+
+    /// Whether somebody cancelled the statement.
+    pub fn is_cancellation(&self) -> bool {
+        self.code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
     }
 
     /// Whether trying again a little later may help: somebody else holds a lock, or was first, or

@@ -1,23 +1,15 @@
-//! Functions that queue, watch and stop migrations.
-
-use std::time::{Duration, Instant};
+//! Functions that queue migrations.
 
 use pgrx::VariadicArray;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use repart_core::state::State;
 
 use crate::api::regclass::{self, Regclass};
-use crate::catalog::journal::{self, Migration};
 use crate::catalog::plans;
 use crate::error::{Error, Result, SqlResult};
 use crate::migrate::apply;
 use crate::migrate::request::{self, Origin, Wanted};
-use crate::pg::{background, on_commit, preload, relation, role, time, txn};
-use crate::worker::mover;
-
-/// How often `repart_wait` looks.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::pg::{preload, relation, role};
 
 /// Queues the split of a shard at the given keys; returns the migration's number.
 #[pg_extern]
@@ -70,12 +62,18 @@ fn repart_move(
 
 fn queue(wanted: &Wanted) -> Result<i64> {
     let id = request::queue(wanted, Origin::default())?;
+    announce(id, wanted)?;
+    Ok(id)
+}
+
+/// Says what was queued, and where to watch it.
+pub fn announce(id: i64, wanted: &Wanted) -> Result<()> {
     let table = relation::display_name(wanted.table)?;
     notice!(
         "migration {id} is queued: {} of table \"{table}\"; watch it with SELECT * FROM repart.migrations WHERE id = {id}",
         wanted.kind.as_str()
     );
-    Ok(id)
+    Ok(())
 }
 
 /// Queues the steps of a stored plan, of the latest one if none is given; returns the migrations' numbers.
@@ -116,84 +114,4 @@ fn repart_run(relation: default!(Option<Regclass>, "NULL")) -> SqlResult<i64> {
     })?;
     apply::plan_or_fail(plan)?;
     Ok(plan)
-}
-
-/// Waits until a migration has ended, or the timeout is over; returns its state then.
-#[pg_extern]
-#[search_path(pg_catalog, pg_temp)]
-fn repart_wait(
-    migration: Option<i64>,
-    timeout: default!(Option<pgrx::datum::Interval>, "NULL"),
-) -> SqlResult<String> {
-    let id = migration.ok_or(Error::NullArgument("migration"))?;
-    let deadline = timeout.map(|timeout| {
-        let micros = u64::try_from(time::span_from_sql(&timeout)).unwrap_or(0);
-        Instant::now() + Duration::from_micros(micros)
-    });
-    loop {
-        let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find(id)))?;
-        require_visible(&migration)?;
-        if migration.state.is_final() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
-        {
-            return Ok(migration.state.to_string());
-        }
-        background::pause(LOOK);
-    }
-}
-
-/// A migration queued by the waiting transaction itself cannot begin before that commits.
-fn require_visible(migration: &Migration) -> Result<()> {
-    if !migration.is_uncommitted {
-        return Ok(());
-    }
-    Err(Error::Prerequisite {
-        what: format!(
-            "migration {} was queued by this transaction and begins when it commits",
-            migration.id
-        ),
-        hint: "Commit first, then wait.".to_owned(),
-    })
-}
-
-/// Asks a migration to stop; what it made is dropped.
-#[pg_extern]
-#[search_path(pg_catalog, pg_temp)]
-fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
-    let id = migration.ok_or(Error::NullArgument("migration"))?;
-    preload::require("migrating")?;
-    let migration = role::as_superuser(|| find(id))?;
-    require_rights(&migration)?;
-    if !migration.state.is_before_switch() || migration.state.is_final() {
-        return Err(Error::Prerequisite {
-            what: format!(
-                "migration {id} is {} and cannot be cancelled",
-                migration.state
-            ),
-            hint: "See SELECT * FROM repart.migrations.".to_owned(),
-        }
-        .into());
-    }
-    role::as_superuser(|| match migration.state {
-        // No mover has begun: nothing has to be dropped.
-        State::Queued => journal::transition(&migration, State::Cancelled),
-        _ => journal::request_cancel(id),
-    })?;
-    on_commit::interrupt(mover::process_of(id));
-    on_commit::wake_workers();
-    Ok(())
-}
-
-/// The owner of the table, or whoever could be if it is gone.
-fn require_rights(migration: &Migration) -> Result<()> {
-    match relation::require_owner(migration.relation) {
-        Err(Error::Missing { .. }) => regclass::require_superuser("a migration of a dropped table"),
-        checked => checked,
-    }
-}
-
-fn find(id: i64) -> Result<Migration> {
-    journal::find(id)?.ok_or_else(|| Error::Missing {
-        what: format!("migration {id} does not exist"),
-        hint: "See SELECT * FROM repart.migrations.".to_owned(),
-    })
 }

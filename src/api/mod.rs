@@ -1,5 +1,6 @@
 //! The SQL functions: check rights, parse, call, shape rows.
 
+mod control;
 mod forecast;
 pub mod manage;
 mod migrate;

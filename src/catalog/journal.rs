@@ -3,6 +3,7 @@
 use pgrx::{JsonB, pg_sys};
 
 pub use crate::catalog::migration::{Kind, Migration, Position, Source, Spec, Target};
+use crate::catalog::retained::Retained;
 use repart_core::state::State;
 
 use crate::error::{Error, Result};
@@ -11,7 +12,13 @@ use crate::pg::spi;
 const COLUMNS: &str = "id, kind, relation, relation_name, spec, state, cancel_requested, attempts,
     coalesce(position, '{}'), rows_done, bytes_done, copy_seconds, predicted,
     coalesce(extract(epoch FROM clock_timestamp() - started_at), 0)::float8, pause_ms,
-    xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid";
+    xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid,
+    paused_by IS NOT NULL OR EXISTS (SELECT FROM repart.pause),
+    extract(epoch FROM clock_timestamp() - greatest(state_since, resumed_at))::float8";
+
+/// Numbers a migration before it is stored.
+pub(super) const NEXT_NUMBER: &str =
+    "pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('repart.journal', 'id'))";
 
 fn read(row: &spi::Row) -> Result<Migration> {
     Ok(Migration {
@@ -31,6 +38,8 @@ fn read(row: &spi::Row) -> Result<Migration> {
         running_seconds: row.get(14)?,
         pause_ms: row.optional(15)?,
         is_uncommitted: row.optional(16)?.unwrap_or(false),
+        is_paused: row.get(17)?,
+        state_seconds: row.get(18)?,
     })
 }
 
@@ -59,18 +68,31 @@ pub struct Request<'a> {
     pub start_at: Option<i64>,
     /// Who asked for it.
     pub requested_by: String,
+    /// The migration that it takes back.
+    pub reverts: Option<i64>,
+    /// The old shards of that one, if they were kept: its number and position are those of the migration.
+    pub retained: Option<&'a Retained>,
 }
 
 /// Queues a migration; returns its number.
 pub fn insert(request: Request) -> Result<i64> {
     let (plan_id, step) = request.plan_step.unzip();
+    let position = match request.retained {
+        Some(retained) => Some(JsonB(serde_json::to_value(&retained.position)?)),
+        None => None,
+    };
     spi::query_value(
-        "INSERT INTO repart.journal
-             (kind, relation, relation_name, spec, plan_id, step, predicted, start_at, requested_by)
-         SELECT $1, c.oid, c.relname, $3, $4, $5, $6,
-                coalesce(pg_catalog.to_timestamp($7::float8 / 1e6), pg_catalog.now()), $8
-           FROM pg_catalog.pg_class c WHERE c.oid = $2
-         RETURNING id",
+        &format!(
+            "INSERT INTO repart.journal
+                 (kind, relation, relation_name, spec, plan_id, step, predicted, start_at, requested_by,
+                  reverts, id, position)
+             OVERRIDING SYSTEM VALUE
+             SELECT $1, c.oid, c.relname, $3, $4, $5, $6,
+                    coalesce(pg_catalog.to_timestamp($7::float8 / 1e6), pg_catalog.now()), $8,
+                    $9, coalesce($10, {NEXT_NUMBER}), $11
+               FROM pg_catalog.pg_class c WHERE c.oid = $2
+             RETURNING id"
+        ),
         &[
             request.kind.as_str().into(),
             request.relation.into(),
@@ -80,20 +102,27 @@ pub fn insert(request: Request) -> Result<i64> {
             request.predicted.map(JsonB).into(),
             request.start_at.into(),
             request.requested_by.into(),
+            request.reverts.into(),
+            request.retained.map(|retained| retained.number).into(),
+            position.into(),
         ],
     )?
     .ok_or_else(|| Error::Internal("a migration was not queued".to_owned()))
 }
 
-/// Unfinished migrations that may start now, oldest first, with whether somebody asked to stop them.
-pub fn runnable() -> Result<Vec<i64>> {
+/// Unfinished migrations that need a mover now, oldest first, with whether they are paused. A paused one that
+/// has begun needs it too: somebody must keep its log short.
+pub fn runnable() -> Result<Vec<(i64, bool)>> {
     spi::select(
-        "SELECT id FROM repart.journal
-          WHERE state NOT IN ('done', 'cancelled', 'failed')
-            AND (start_at <= pg_catalog.clock_timestamp() OR state <> 'queued' OR cancel_requested)
-          ORDER BY state = 'queued', start_at, id",
+        "SELECT j.id, p.paused
+           FROM repart.journal j
+          CROSS JOIN LATERAL (SELECT j.paused_by IS NOT NULL OR EXISTS (SELECT FROM repart.pause) AS paused) p
+          WHERE j.state NOT IN ('done', 'cancelled', 'failed')
+            AND (j.state <> 'queued' OR j.cancel_requested
+                 OR j.start_at <= pg_catalog.clock_timestamp() AND NOT p.paused)
+          ORDER BY j.state = 'queued', j.start_at, j.id",
         &[],
-        |row| row.get(1),
+        |row| Ok((row.get(1)?, row.get(2)?)),
     )
 }
 
@@ -109,23 +138,22 @@ pub fn take_up(id: i64) -> Result<()> {
 }
 
 /// Moves a migration to another state, which the table of transitions must have. Progress proves that
-/// the mover works, so attempts start again.
+/// the mover works, so attempts start again. A migration that is to be cancelled goes no further: whoever
+/// was told that it will be must not find it done.
 pub fn transition(migration: &Migration, to: State) -> Result<()> {
     migration.state.require_transition(to)?;
     let changed = spi::run(
         "UPDATE repart.journal
-            SET state = $2, reason = NULL, attempts = least(attempts, 1),
+            SET state = $2, state_since = pg_catalog.clock_timestamp(), reason = NULL, attempts = least(attempts, 1),
                 finished_at = CASE WHEN $2 IN ('done', 'cancelled', 'failed') THEN pg_catalog.clock_timestamp() END
-          WHERE id = $1 AND state = $3",
+          WHERE id = $1 AND state = $3
+            AND (NOT cancel_requested OR state = 'cleaning' OR $2 IN ('cancelled', 'failed'))",
         &[migration.id.into(), to.as_str().into(), migration.state.as_str().into()],
     )?;
     if changed == 1 {
         return Ok(());
     }
-    Err(Error::Internal(format!(
-        "migration {} is no longer {}",
-        migration.id, migration.state
-    )))
+    Err(Error::Superseded(migration.id))
 }
 
 /// Stores where the copy is, and what a batch added.
@@ -217,15 +245,6 @@ pub fn set_error(id: i64, error: &str) -> Result<()> {
     spi::run(
         "UPDATE repart.journal SET error = $2 WHERE id = $1",
         &[id.into(), error.into()],
-    )?;
-    Ok(())
-}
-
-/// Asks a running migration to stop.
-pub fn request_cancel(id: i64) -> Result<()> {
-    spi::run(
-        "UPDATE repart.journal SET cancel_requested = true WHERE id = $1",
-        &[id.into()],
     )?;
     Ok(())
 }

@@ -33,6 +33,15 @@ impl Kind {
         }
     }
 
+    /// What takes it back.
+    pub fn reverse(self) -> Self {
+        match self {
+            Self::Split => Self::Merge,
+            Self::Merge => Self::Split,
+            Self::Shift | Self::Move => self,
+        }
+    }
+
     /// The kind of that name.
     pub fn parse(text: &str) -> Result<Self> {
         [Self::Split, Self::Merge, Self::Shift, Self::Move]
@@ -55,6 +64,9 @@ pub struct Source {
     pub lower: Bound,
     /// The first key above; `None` for MAXVALUE.
     pub upper: Bound,
+    /// Its tablespace when the migration was queued; `None` for the database's default.
+    #[serde(default)]
+    pub tablespace: Option<String>,
 }
 
 impl Source {
@@ -129,6 +141,10 @@ pub struct Migration {
     pub pause_ms: Option<f64>,
     /// Whether the running transaction itself queued or changed it.
     pub is_uncommitted: bool,
+    /// Whether a user has paused it, or all.
+    pub is_paused: bool,
+    /// Seconds since it came into its state, or was resumed in it.
+    pub state_seconds: f64,
 }
 
 /// How far the copy is; stored in the same transaction as the rows it speaks of.
@@ -158,4 +174,7 @@ pub struct Position {
     /// Rows copied from each source into each target: `copied[source][target]`.
     #[serde(default)]
     pub copied: Vec<Vec<i64>>,
+    /// Whether the targets are shards that an earlier migration replaced and kept, so that nothing is copied.
+    #[serde(default)]
+    pub retained: bool,
 }

@@ -1,6 +1,7 @@
 //! Typed reads and writes of the repart.* tables and of the catalogs: all SQL text lives here.
 
 pub mod bounds;
+pub mod control;
 pub mod cutovers;
 pub mod extension;
 pub mod forecasts;
@@ -10,6 +11,7 @@ pub mod lineage;
 pub mod migration;
 pub mod outcomes;
 pub mod plans;
+pub mod retained;
 pub mod retention;
 pub mod samples;
 pub mod shards;

@@ -36,7 +36,7 @@ fn purge_journal(before: i64, limit: i64) -> Result<u64> {
     spi::run(
         "DELETE FROM repart.journal
           WHERE id IN (SELECT id FROM repart.journal
-                        WHERE finished_at < $1 AND state IN ('done', 'cancelled', 'failed')
+                        WHERE finished_at < $1 AND state IN ('done', 'cancelled', 'failed') AND retained_until IS NULL
                         ORDER BY finished_at LIMIT $2)",
         &[time::to_sql(before).into(), limit.into()],
     )

@@ -225,3 +225,13 @@ pub fn forget_gone_shards() -> Result<u64> {
     )?;
     Ok(counters + forecasts)
 }
+
+/// Forgets the counters of shards whose statistics will not be read for a while: a rate over that time would
+/// be none.
+pub fn forget_counters(shards: &[pg_sys::Oid]) -> Result<()> {
+    spi::run(
+        "DELETE FROM repart.counters WHERE shard = ANY ($1)",
+        &[shards.to_vec().into()],
+    )?;
+    Ok(())
+}

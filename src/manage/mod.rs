@@ -18,10 +18,11 @@ mod views;
 
 use pgrx::{notice, pg_sys};
 
+use crate::catalog::retained;
 use crate::catalog::tables::{self, ShardedTable};
 use crate::error::{Error, Result};
 use crate::manage::table::Table;
-use crate::pg::{guc, lock, on_commit, relation, spi};
+use crate::pg::{guc, lock, on_commit, relation, role, spi};
 use crate::settings;
 
 /// Manages a table, partitioning it first if it is plain; returns the number of its shards.
@@ -132,6 +133,7 @@ pub fn unmanage(relation: pg_sys::Oid) -> Result<()> {
         });
     }
     tables::delete(relation)?;
+    role::as_superuser(|| retained::expire(relation))?;
     on_commit::wake_workers();
     Ok(())
 }

@@ -57,6 +57,7 @@ fn apply(plan: i64, number: i32, step: &Step) -> Result<Option<i64>> {
             "load_after": step.load_after,
         })),
         start_at: Some(step.planned_start),
+        ..Origin::default()
     };
     let id = request::queue(&wanted, origin)?;
     role::as_superuser(|| plans::set_migration(plan, number, id))?;

@@ -134,6 +134,23 @@ pub fn triggers(migration: &Migration) -> Result<String> {
     Ok(lines.unwrap_or_default())
 }
 
+/// Makes capture do nothing, without a lock on the table that it is on. The log stays, since a running statement
+/// may still write to it.
+pub fn silence(id: i64) -> Result<()> {
+    let function = names::capture_function(id);
+    let exists = spi::query_value::<bool>(
+        "SELECT pg_catalog.to_regproc($1) IS NOT NULL",
+        &[function.as_str().into()],
+    )?;
+    if exists == Some(true) {
+        spi::execute(&format!(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                 SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'"
+        ))?;
+    }
+    Ok(())
+}
+
 /// Number of captured changes that wait.
 pub fn pending(migration: &Migration) -> Result<i64> {
     Ok(spi::query_value(

@@ -1,17 +1,30 @@
 //! Leaving nothing behind: after the switch the sources go, before it everything that was made goes.
+//!
+//! A capture trigger can only be dropped under a lock that somebody's open transaction may deny for hours. Then
+//! what others could notice is made inert at once, the migration ends, and the observer drops the rest as soon
+//! as it can.
 
-use pgrx::PgSqlErrorCode;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use repart_core::state::State;
 
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
-use crate::migrate::{default_partition, locks, names};
-use crate::pg::spi;
+use crate::migrate::{capture, default_partition, locks, names, obstacle};
+use crate::pg::{guc, spi};
 
-/// Ends a migration that was not switched, with everything it made dropped in the same transaction.
-pub fn abandon(migration: &Migration, end: State, error: Option<&Error>) -> Result<()> {
-    locks::be_polite();
-    drop_private(migration)?;
+/// How private objects are dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// All, or an error that says for whom to wait.
+    Thoroughly,
+    /// What no user's transaction can be in the way of; capture is silenced.
+    InPart,
+}
+
+/// Ends a migration that was not switched, with everything it made dropped in the same transaction, as far as
+/// `how` says.
+pub fn abandon(migration: &Migration, end: State, error: Option<&Error>, how: How) -> Result<()> {
+    drop_private(migration.id, how)?;
     if let Some(error) = error {
         journal::set_error(migration.id, &described(error))?;
         journal::event(
@@ -52,40 +65,80 @@ fn sqlstate(code: PgSqlErrorCode) -> String {
         .collect()
 }
 
-/// Drops targets, triggers, trigger function, log and the proof on a DEFAULT partition, as far as they exist.
-pub fn drop_private(migration: &Migration) -> Result<()> {
-    for statement in private_drops(migration)? {
+/// Drops the targets, triggers, trigger function, log and proof on a DEFAULT partition of the migration of this
+/// number, as far as they exist.
+pub fn drop_private(id: i64, how: How) -> Result<()> {
+    let capturing = capturing_tables(id)?;
+    if how == How::Thoroughly
+        && let Some(reason) = obstacle::find(&capturing)?
+    {
+        return Err(Error::Waiting(reason));
+    }
+    // First what clients need not wait for: only autovacuum can be in the way there.
+    guc::set_for_transaction("lock_timeout", "5s");
+    drop_tables(&format!("^t_{id}_[0-9]+$"))?;
+    if how == How::InPart {
+        return capture::silence(id);
+    }
+    locks::be_polite();
+    drop_tables(&format!("^old_{id}_[0-9]+$"))?;
+    default_partition::drop_proof(id)?;
+    for statement in trigger_drops(id)? {
         spi::execute(&statement)?;
     }
-    default_partition::drop_proof(migration)
+    spi::execute(&format!(
+        "DROP FUNCTION IF EXISTS {}()",
+        names::capture_function(id)
+    ))?;
+    spi::execute(&format!("DROP TABLE IF EXISTS {}", names::log(id)))?;
+    Ok(())
+}
+
+/// Drops the private tables whose names match.
+fn drop_tables(pattern: &str) -> Result<()> {
+    let tables: Vec<String> = spi::query(
+        "SELECT relname::text FROM pg_catalog.pg_class
+          WHERE relnamespace = $1::regnamespace AND relkind = 'r' AND relname ~ $2",
+        &[names::SCHEMA.into(), pattern.into()],
+        |row| row.get(1),
+    )?;
+    for table in tables {
+        spi::execute(&format!(
+            "DROP TABLE IF EXISTS {}",
+            spi::quote_qualified_identifier(names::SCHEMA, &table)
+        ))?;
+    }
+    Ok(())
 }
 
 /// Triggers are looked up by their function's number, so that a source that was renamed meanwhile is
 /// found, and one that was dropped is no error.
-fn private_drops(migration: &Migration) -> Result<Vec<String>> {
-    let function = names::capture_function(migration.id);
-    let mut statements: Vec<String> = spi::select(
+fn trigger_drops(id: i64) -> Result<Vec<String>> {
+    spi::query(
         "SELECT pg_catalog.format('DROP TRIGGER %I ON %I.%I', t.tgname, n.nspname, c.relname)
            FROM pg_catalog.pg_trigger t
            JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           WHERE NOT t.tgisinternal AND t.tgfoid = pg_catalog.to_regproc($1)::oid",
-        &[function.as_str().into()],
+        &[names::capture_function(id).into()],
         |row| row.get(1),
-    )?;
-    statements.push(format!("DROP FUNCTION IF EXISTS {function}()"));
-    for n in 0..migration.spec.targets.len() {
-        statements.push(format!(
-            "DROP TABLE IF EXISTS {}",
-            names::target(migration.id, n)
-        ));
-    }
-    statements.push(format!("DROP TABLE IF EXISTS {}", names::log(migration.id)));
-    Ok(statements)
+    )
 }
 
-/// Drops what is left of the old shards after the switch, and ends the migration.
+fn capturing_tables(id: i64) -> Result<Vec<pg_sys::Oid>> {
+    spi::query(
+        "SELECT DISTINCT tgrelid FROM pg_catalog.pg_trigger
+          WHERE NOT tgisinternal AND tgfoid = pg_catalog.to_regproc($1)::oid",
+        &[names::capture_function(id).into()],
+        |row| row.get(1),
+    )
+}
+
+/// Drops what is left of the old shards after the switch, and ends the migration. Those that are kept have
+/// other names by now.
 pub fn finish(migration: &Migration) -> Result<()> {
+    // Dropping a table with foreign keys locks the tables that they reference.
+    locks::be_polite();
     for n in 0..migration.spec.sources.len() {
         spi::execute(&format!(
             "DROP TABLE IF EXISTS {}",

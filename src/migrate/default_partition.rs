@@ -4,7 +4,6 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::Migration;
 use crate::error::Result;
 use crate::migrate::definition::range_condition;
 use crate::migrate::job::Job;
@@ -66,14 +65,14 @@ fn find(table: pg_sys::Oid) -> Result<Option<(pg_sys::Oid, String)>> {
 
 /// Drops the proof. It is looked up by its name, which contains the migration's number: the DEFAULT partition may
 /// have been detached or renamed meanwhile.
-pub fn drop_proof(migration: &Migration) -> Result<()> {
+pub fn drop_proof(id: i64) -> Result<()> {
     let drops = spi::query(
         "SELECT pg_catalog.format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, r.relname, c.conname)
            FROM pg_catalog.pg_constraint c
            JOIN pg_catalog.pg_class r ON r.oid = c.conrelid
            JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
           WHERE c.conname = $1::name AND c.contype = 'c' AND c.coninhcount = 0",
-        &[names::default_constraint(migration.id).as_str().into()],
+        &[names::default_constraint(id).as_str().into()],
         |row| row.get::<String>(1),
     )?;
     for drop in drops {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use repart_core::state::State;
 
+use crate::catalog::control::{self, Wish};
 use crate::catalog::journal::{self, Migration};
 use crate::catalog::outcomes::{self, NewOutcome};
 use crate::error::{Error, Result};
@@ -11,7 +12,7 @@ use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
 use crate::migrate::{
     blocking, capture, catch_up, cause, clean, copy, cutover, default_partition, hold, index,
-    locks, prepare, verify,
+    janitor, locks, patience, prepare, retain, verify,
 };
 use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
@@ -34,6 +35,12 @@ const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The first and the longest pause before something is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// How often a paused migration looks whether it may go on, and applies what was captured.
+const REST: Duration = Duration::from_millis(200);
+
+/// How long a migration that ends tries to get the locks for dropping everything at once.
+const CLEAN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a step came to.
 enum Next {
@@ -134,7 +141,10 @@ impl Drive {
                 return Ok(());
             }
             Ok(Next::Retry(reason)) => reason,
-            Err(error) if error.is_transient() => format!("waits for a lock: {error}"),
+            // Somebody asked for something else, or interrupted it for that: the journal says what.
+            Err(Error::Superseded(_)) => return Ok(()),
+            Err(error) if error.is_cancellation() => return Ok(()),
+            Err(error) if error.is_transient() => patience::reason(migration, &error)?,
             Err(error) if migration.state.is_before_switch() => {
                 return self.give_up(migration, error);
             }
@@ -163,19 +173,47 @@ impl Drive {
     }
 
     fn end(&mut self, migration: &Migration, end: State, error: Option<&Error>) -> Result<()> {
+        let begun = Instant::now();
         loop {
-            match txn::run(|| clean::abandon(migration, end, error)) {
+            let how = if begun.elapsed() < CLEAN_PATIENCE {
+                clean::How::Thoroughly
+            } else {
+                clean::How::InPart
+            };
+            match txn::run(|| clean::abandon(migration, end, error, how)) {
                 Err(cause) if cause.is_transient() => background::wait(self.backoff),
+                // A user's cancel was first: it has ended already.
+                Err(Error::Superseded(_)) => return Ok(()),
                 outcome => return outcome,
             }
             self.backoff = (self.backoff * 2).min(BACKOFF.1);
         }
     }
 
+    /// What a paused migration does: nothing, but for keeping the log of changes from growing, where that is
+    /// possible. Before everything is copied it is not: then the log grows, up to its limit.
+    fn rest(&mut self, migration: Migration) -> Result<Next> {
+        match migration.state {
+            State::CatchingUp | State::Verifying | State::CuttingOver => {
+                let job = txn::run(|| Job::load(migration))?;
+                self.apply_log(&job)?;
+                txn::run(|| watch_backlog(&job.migration))?;
+            }
+            State::Copying => {
+                txn::run(|| watch_backlog(&migration))?;
+            }
+            _ => {}
+        }
+        Ok(Next::Pause(REST))
+    }
+
     fn step(&mut self, migration: Migration) -> Result<Next> {
         if migration.cancel_requested && migration.state.is_before_switch() {
             self.end(&migration, State::Cancelled, None)?;
             return Ok(Next::Continue);
+        }
+        if migration.is_paused && migration.state.is_before_switch() {
+            return self.rest(migration);
         }
         if migration.attempts > MAX_ATTEMPTS && migration.state.is_before_switch() {
             return Err(Error::Internal(format!(
@@ -229,11 +267,7 @@ impl Drive {
 
     fn verify(&mut self, migration: Migration) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
-        let complete = verify::all(&job, || {
-            // Keeps the log short while a large table is compared.
-            self.apply_log(&job)?;
-            txn::run(|| watch_backlog(&job.migration)).map(|_| ())
-        })?;
+        let complete = verify::all(&job, || self.between_ranges(&job))?;
         if !complete {
             self.apply_log(&job)?;
             return Ok(Next::Continue);
@@ -242,27 +276,44 @@ impl Drive {
         to(&job.migration, State::CuttingOver)
     }
 
+    /// Keeps the log short while a large table is compared, and waits there while the migration is paused.
+    fn between_ranges(&mut self, job: &Job) -> Result<()> {
+        loop {
+            self.apply_log(job)?;
+            txn::run(|| watch_backlog(&job.migration))?;
+            match txn::run(|| control::wish(job.id()))? {
+                Wish::Proceed => return Ok(()),
+                Wish::Rest => background::wait(REST),
+                Wish::Stop => return Err(Error::Superseded(job.id())),
+            }
+        }
+    }
+
     fn cut_over(&mut self, migration: Migration) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
         prove_default(&job)?;
         // As little as possible is left for the transaction that others wait for.
         let applied = self.apply_log(&job)?;
         let few = self.few_changes();
-        match txn::run(|| {
+        let attempt = txn::run(|| {
             cutover::attempt(std::slice::from_ref(&job), few, || {
                 hold::inside(self.id, "switched");
             })
-        })? {
-            Attempt::Switched => Ok(Next::Continue),
-            Attempt::Waiting(reason) => {
-                txn::run(|| watch_backlog(&job.migration))?;
-                Ok(Next::Retry(reason))
+        });
+        let next = match attempt {
+            Ok(Attempt::Switched) => return Ok(Next::Continue),
+            Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
+            Ok(Attempt::Behind(pending)) => behind(pending, applied),
+            Err(error) if error.is_transient() && !error.is_cancellation() => {
+                Next::Retry(patience::reason(&job.migration, &error)?)
             }
-            Attempt::Behind(pending) => {
-                txn::run(|| watch_backlog(&job.migration))?;
-                Ok(behind(pending, applied))
-            }
+            Err(error) => return Err(error),
+        };
+        txn::run(|| watch_backlog(&job.migration))?;
+        if let Next::Retry(reason) = &next {
+            patience::require(&job.migration, reason)?;
         }
+        Ok(next)
     }
 
     /// Copies and switches in one transaction. Writers wait for it: it is not tried for ever.
@@ -340,8 +391,16 @@ fn to(migration: &Migration, state: State) -> Result<Next> {
 }
 
 fn prepare(migration: Migration) -> Result<Next> {
+    janitor::give_way_to(&migration)?;
     if migration.spec.blocking {
         return prepare_blocking(&migration);
+    }
+    if migration.position.retained {
+        txn::run(|| {
+            locks::be_polite();
+            retain::adopt(&migration)
+        })?;
+        return Ok(Next::Continue);
     }
     txn::run(|| {
         locks::be_polite();

@@ -6,7 +6,7 @@ use crate::catalog::journal::{Migration, Target};
 use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
-use crate::migrate::{capture, inbound, names, target};
+use crate::migrate::{capture, names, obstacle, target};
 use crate::pg::{relation, role, spi};
 
 /// A migration and its table.
@@ -57,35 +57,9 @@ impl Job {
             .collect()
     }
 
-    /// What a switch locks, in this order: tables that reference the table, since their clients come from there;
-    /// the table, its sources, and the DEFAULT partition, whose bound changes with theirs; what the table
-    /// references, on which there are triggers of its foreign keys. LOCK TABLE takes no foreign tables.
+    /// What a switch locks, in this order; see [`obstacle::concerned`].
     pub fn public_relations(&self) -> Result<Vec<pg_sys::Oid>> {
-        let table = self.migration.relation;
-        let mut relations = inbound::referencing_tables(table)?;
-        relations.push(table);
-        relations.extend(spi::query(
-            "SELECT i.inhrelid FROM pg_catalog.pg_inherits i
-               JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
-               JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind <> 'f'
-              WHERE i.inhparent = $1 AND (i.inhrelid = ANY ($2) OR i.inhrelid = p.partdefid)
-              ORDER BY i.inhrelid",
-            &[table.into(), self.source_oids().into()],
-            |row| row.get::<pg_sys::Oid>(1),
-        )?);
-        let referenced = spi::query(
-            "SELECT DISTINCT t.relid::oid FROM pg_catalog.pg_constraint k
-               JOIN pg_catalog.pg_class r ON r.oid = k.confrelid,
-                    LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(r.oid) WHERE r.relkind = 'p'
-                             UNION SELECT r.oid::regclass) t
-               JOIN pg_catalog.pg_class c ON c.oid = t.relid AND c.relkind <> 'f'
-              WHERE k.contype = 'f' AND (k.conrelid = $1 OR k.conrelid = ANY ($2)) AND NOT t.relid = ANY ($3)
-              ORDER BY 1",
-            &[table.into(), self.source_oids().into(), relations.clone().into()],
-            |row| row.get::<pg_sys::Oid>(1),
-        )?;
-        relations.extend(referenced);
-        Ok(relations)
+        obstacle::concerned(&self.migration)
     }
 
     /// The source from which definitions are taken.

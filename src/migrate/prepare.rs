@@ -9,7 +9,7 @@ use crate::pg::spi;
 /// Creates the private objects: targets, log and trigger function. Nothing of it locks the sources for
 /// longer than a reader would. What an earlier attempt left is dropped first.
 pub fn create(mut migration: Migration) -> Result<()> {
-    clean::drop_private(&migration)?;
+    clean::drop_private(migration.id, clean::How::Thoroughly)?;
     preflight::check(migration.relation, &migration.spec)?;
     choose_names(&mut migration)?;
     let job = Job::load(migration)?;
@@ -24,7 +24,7 @@ pub fn create(mut migration: Migration) -> Result<()> {
 
 /// For a migration that captures nothing: checks, and names; the rest is made in the transaction of the switch.
 pub fn begin_blocking(mut migration: Migration) -> Result<()> {
-    clean::drop_private(&migration)?;
+    clean::drop_private(migration.id, clean::How::Thoroughly)?;
     preflight::check(migration.relation, &migration.spec)?;
     choose_names(&mut migration)?;
     journal::restart_copy(&migration, &Position::default())
@@ -55,8 +55,20 @@ fn choose_names(migration: &mut Migration) -> Result<()> {
         return Ok(());
     };
     let (table, id) = (migration.relation_name.clone(), migration.id);
+    let sources: Vec<String> = migration
+        .spec
+        .sources
+        .iter()
+        .filter(|source| source.schema == schema)
+        .map(|source| source.name.clone())
+        .collect();
     for (n, target) in migration.spec.targets.iter_mut().enumerate() {
-        if target.name.is_none() {
+        // A name that a revert or a move asked for may be somebody else's by now.
+        let keeps = match &target.name {
+            Some(name) => sources.contains(name) || !is_taken(&schema, name)?,
+            None => false,
+        };
+        if !keeps {
             target.name = Some(free_name(&schema, &table, id, n)?);
         }
     }

@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 
 use crate::catalog::journal::{self, Kind, Request, Source, Spec, Target};
+use crate::catalog::retained::Retained;
 use crate::catalog::shards::{self, Shard, ShardKey};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
@@ -28,6 +29,10 @@ pub struct Origin {
     pub predicted: Option<serde_json::Value>,
     /// Earliest start, µs since the Unix epoch.
     pub start_at: Option<i64>,
+    /// The migration that it takes back.
+    pub reverts: Option<i64>,
+    /// The old shards of that one, if they are there to be used.
+    pub retained: Option<Retained>,
 }
 
 /// A shard becomes several, at the given keys.
@@ -241,6 +246,8 @@ pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
             predicted: origin.predicted,
             start_at: origin.start_at,
             requested_by: caller.unwrap_or_default(),
+            reverts: origin.reverts,
+            retained: origin.retained.as_ref(),
         })
     })?;
     on_commit::wake_workers();
@@ -262,13 +269,14 @@ fn managed_shard(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
     Ok((table, shard))
 }
 
-fn source(shard: &Shard) -> Source {
+pub(super) fn source(shard: &Shard) -> Source {
     Source {
         oid: shard.oid.to_u32(),
         schema: shard.schema.clone(),
         name: shard.name.clone(),
         lower: shard.lower.clone(),
         upper: shard.upper.clone(),
+        tablespace: shard.tablespace.clone(),
     }
 }
 
@@ -281,7 +289,7 @@ fn target(lower: Option<String>, upper: Option<String>) -> Target {
     }
 }
 
-fn invalid(what: &str, hint: &str) -> Error {
+pub(super) fn invalid(what: &str, hint: &str) -> Error {
     Error::InvalidParameter {
         what: what.to_owned(),
         hint: hint.to_owned(),
@@ -336,7 +344,7 @@ pub fn default_tablespace() -> Result<String> {
     Ok(name.unwrap_or_default())
 }
 
-fn require_create_privilege(tablespace: &str, default: &str) -> Result<()> {
+pub(super) fn require_create_privilege(tablespace: &str, default: &str) -> Result<()> {
     let allowed = spi::value::<bool>(
         "SELECT pg_catalog.has_tablespace_privilege($1::oid, oid, 'CREATE') FROM pg_catalog.pg_tablespace WHERE spcname = $2",
         &[role::current().into(), tablespace.into()],

@@ -109,9 +109,13 @@ impl History {
             .iter()
             .map(|(share, past)| (*share, past.as_slice()))
             .collect();
-        let kept_its_table = parents.iter().any(|link| link.ancestor == shard);
+        // It kept its table, or a revert brought it back: earlier samples are its own, not imported.
+        let was_there_before = self
+            .links
+            .iter()
+            .any(|link| link.ancestor == shard && link.at <= born_at);
         let own_from = match beginning(&own) {
-            Some(imported) if !kept_its_table => born_at.min(imported),
+            Some(imported) if !was_there_before => born_at.min(imported),
             _ => born_at,
         };
         series::inherit(&own, &borrowed, own_from)

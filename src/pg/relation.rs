@@ -35,6 +35,15 @@ pub fn find(name: &str) -> Result<pg_sys::Oid> {
         .ok_or_else(|| Error::Internal(format!("{name} vanished")))
 }
 
+/// Whether there is such a relation.
+pub fn exists(relation: pg_sys::Oid) -> Result<bool> {
+    let found = spi::value::<bool>(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = $1)",
+        &[relation.into()],
+    )?;
+    Ok(found.unwrap_or(false))
+}
+
 /// Its owner.
 pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
     spi::value(

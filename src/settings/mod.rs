@@ -86,6 +86,14 @@ static MAX_SHARDS: GucSetting<i32> = GucSetting::<i32>::new(4_096);
 /// One hour: a shard is left alone for this long after a migration.
 static DWELL: GucSetting<i32> = GucSetting::<i32>::new(3_600_000);
 
+/// One hour: longer than the reports and backups that hold a table open for a while, and short enough that a
+/// forgotten session does not leave a finished copy, with its disk space and capture, standing overnight.
+static CUTOVER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3_600_000);
+
+/// Off: old shards that are kept double the disk space of the new ones, and the capture that keeps them
+/// up to date costs a trigger call and a log entry per row written.
+static RETAIN_SOURCE: GucSetting<i32> = GucSetting::<i32>::new(0);
+
 /// For tests of crash recovery: the mover waits at the named point of a migration.
 static HOLD_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -181,6 +189,16 @@ pub fn allow_blocking() -> bool {
 /// `repart.max_backlog`, captured changes.
 pub fn max_backlog() -> i64 {
     i64::from(MAX_BACKLOG.get())
+}
+
+/// `repart.cutover_timeout`; `None` means that a switch is waited for without end.
+pub fn cutover_timeout() -> Option<Duration> {
+    Some(millis(&CUTOVER_TIMEOUT)).filter(|timeout| !timeout.is_zero())
+}
+
+/// `repart.retain_source`; zero means not at all.
+pub fn retain_source() -> Duration {
+    millis(&RETAIN_SOURCE)
 }
 
 /// `repart.min_shard_size` in bytes.

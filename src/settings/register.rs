@@ -188,6 +188,20 @@ fn register_migrating() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    int_ms(
+        c"repart.cutover_timeout",
+        c"How long a migration tries to switch before it is given up; 0 means without end.",
+        &CUTOVER_TIMEOUT,
+        0,
+        i32::MAX,
+    );
+    int_ms(
+        c"repart.retain_source",
+        c"How long the old shards are kept up to date after a switch, for a quick revert; 0 means not at all.",
+        &RETAIN_SOURCE,
+        0,
+        i32::MAX,
+    );
     GucRegistry::define_string_guc(
         c"repart.hold_at",
         c"Developer option: movers wait at these points of a migration.",

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 use crate::catalog::{cutovers, extension, journal, tables};
 use crate::error::Result;
-use crate::migrate::apply;
+use crate::migrate::{apply, janitor};
 use crate::pg::shared::{self, Presence};
 use crate::pg::{background, guc, txn};
 use crate::settings::{self, Mode};
@@ -16,6 +16,9 @@ use crate::{decide, observe};
 
 /// The longest time between two looks at the journal; usually a commit wakes the observer.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How often old shards that are kept are brought up to date, and leftovers looked for.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A mover that ended without finishing is not started again sooner than this.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
@@ -79,6 +82,7 @@ fn note(database: pg_sys::Oid, presence: Presence) {
 /// The jobs of the observer, each with its own due time. A job that fails is logged and tried again when
 /// it is next due; it stops neither the others nor the worker.
 struct Observer {
+    tidied: Option<Instant>,
     sampled: Option<Instant>,
     planned: Option<Instant>,
     purged: Option<Instant>,
@@ -91,6 +95,7 @@ struct Observer {
 impl Observer {
     fn new() -> Self {
         Self {
+            tidied: None,
             sampled: None,
             planned: None,
             purged: None,
@@ -103,6 +108,10 @@ impl Observer {
         let mut started = std::mem::take(&mut self.started);
         self.run("migrating", || start_movers(&mut started));
         self.started = started;
+        if due(self.tidied, TIDY_INTERVAL) {
+            self.tidied = Some(Instant::now());
+            self.run("tidying", janitor::round);
+        }
         if settings::mode() == Mode::Off {
             return;
         }
@@ -160,14 +169,22 @@ fn due(last: Option<Instant>, interval: Duration) -> bool {
     last.is_none_or(|last| last.elapsed() >= interval)
 }
 
-/// Starts movers for migrations that may run: those that a crash interrupted first, then queued ones.
+/// Starts movers for migrations that may run: those that a crash interrupted first, then queued ones. Those that
+/// are paused take nobody's place.
 fn start_movers(started: &mut BTreeMap<i64, Instant>) -> Result<()> {
-    let mut running = mover::running();
+    let running = mover::running();
     let runnable = txn::run(journal::runnable)?;
-    started.retain(|migration, _| runnable.contains(migration));
-    for migration in runnable {
-        if running.len() >= settings::max_movers() {
-            break;
+    started.retain(|migration, _| runnable.iter().any(|(id, _)| id == migration));
+    let is_paused = |id: &i64| {
+        runnable
+            .iter()
+            .any(|(other, paused)| other == id && *paused)
+    };
+    let mut busy = running.iter().filter(|id| !is_paused(id)).count();
+    for (migration, paused) in &runnable {
+        let migration = *migration;
+        if !paused && busy >= settings::max_movers() {
+            continue;
         }
         let too_soon = started
             .get(&migration)
@@ -179,7 +196,7 @@ fn start_movers(started: &mut BTreeMap<i64, Instant>) -> Result<()> {
                 return Err(error);
             }
             started.insert(migration, Instant::now());
-            running.push(migration);
+            busy += usize::from(!paused);
         }
     }
     Ok(())

@@ -18,6 +18,7 @@
 
 pub mod aftermath;
 pub mod cluster;
+pub mod control;
 pub mod describe;
 pub mod disk;
 pub mod matrix;

@@ -36,9 +36,10 @@ pub enum State {
     Cleaning,
     /// The new shards are there and nothing is left behind.
     Done,
-    /// Stopped by a user; the old shards are there and nothing is left behind.
+    /// Stopped by a user; the old shards are there and nothing is left behind, but for what is inert and
+    /// whose lock somebody's open transaction still denies: the observer takes that away.
     Cancelled,
-    /// Given up; the old shards are there and nothing is left behind.
+    /// Given up; otherwise as above.
     Failed,
 }
 
@@ -60,6 +61,11 @@ pub const TRANSITIONS: &[(State, State, &str)] = &[
         CuttingOver,
         "a table without a key, with leave to block: nothing can be captured, so that everything is copied in the \
          transaction of the switch, while writers wait",
+    ),
+    (
+        Preparing,
+        CatchingUp,
+        "a retained source, which capture has followed since its switch, becomes a target: nothing to copy",
     ),
     (
         Copying,

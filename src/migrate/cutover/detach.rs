@@ -40,19 +40,22 @@ pub fn sources(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Takes the foreign keys off the old shards, once the new ones have them: their rows are not to be seen any more,
-/// and so must not keep what they reference from being deleted.
+/// Drops the foreign keys of the sources, once the targets have theirs. Otherwise deletes of what the old shards
+/// reference would fail because of rows that nobody sees any more, until they are dropped.
 pub fn foreign_keys(job: &Job) -> Result<()> {
-    for n in 0..job.migration.spec.sources.len() {
-        let retired = names::retired(job.id(), n);
-        let keys = spi::query(
-            "SELECT pg_catalog.quote_ident(conname) FROM pg_catalog.pg_constraint
-              WHERE conrelid = pg_catalog.to_regclass($1) AND contype = 'f' AND conparentid = 0",
-            &[retired.as_str().into()],
-            |row| row.get::<String>(1),
+    for (n, source) in job.migration.spec.sources.iter().enumerate() {
+        let keys: Vec<String> = spi::query(
+            "SELECT conname::text FROM pg_catalog.pg_constraint
+              WHERE conrelid = $1 AND contype = 'f' AND conparentid = 0",
+            &[source.relation().into()],
+            |row| row.get(1),
         )?;
         for key in keys {
-            spi::execute(&format!("ALTER TABLE {retired} DROP CONSTRAINT {key}"))?;
+            spi::execute(&format!(
+                "ALTER TABLE {} DROP CONSTRAINT {}",
+                names::retired(job.id(), n),
+                spi::quote_identifier(key)
+            ))?;
         }
     }
     Ok(())

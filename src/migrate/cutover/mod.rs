@@ -2,7 +2,6 @@
 
 mod blocking;
 mod detach;
-mod obstacle;
 mod publish;
 
 pub use blocking::attempt_blocking;
@@ -12,10 +11,10 @@ use std::time::Instant;
 use pgrx::pg_sys;
 use repart_core::state::State;
 
-use crate::catalog::{cutovers, journal};
+use crate::catalog::{control, cutovers, journal};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, default_partition, locks, preflight, verify};
+use crate::migrate::{capture, default_partition, locks, obstacle, preflight, retain, verify};
 use crate::pg::{guc, snapshot_guard, spi};
 
 use publish::Model;
@@ -43,6 +42,9 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     }
     lock_private(jobs)?;
     lock_out_maintenance(&relations)?;
+    for job in jobs {
+        control::require_wanted(job.id())?;
+    }
     let begun = Instant::now();
     lock_public(&relations)?;
     let mut pending = 0;
@@ -76,6 +78,7 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
 /// Exchanges sources for targets; returns the relations that older snapshots would see wrongly.
 fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
     let mut changed = Vec::new();
+    let mut made = Vec::new();
     for job in jobs {
         let targets = target_oids(job)?;
         // Read before detaching, which renames them.
@@ -84,12 +87,18 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
         for (n, oid) in targets.iter().enumerate() {
             publish::target(job, n, *oid, &model)?;
         }
+        detach::foreign_keys(job)?;
         inherit_history(job, &targets)?;
-        changed.extend(targets);
+        changed.extend(&targets);
         changed.push(job.migration.relation);
+        made.push((job, targets));
+    }
+    // Last: the definitions that must not change from here on are complete now.
+    for (job, targets) in made {
+        retain::keep(job, &targets)?;
     }
     for job in jobs {
-        default_partition::drop_proof(&job.migration)?;
+        default_partition::drop_proof(job.id())?;
         detach::foreign_keys(job)?;
     }
     Ok(changed)

@@ -1,0 +1,175 @@
+//! Functions that watch, pause, stop and take back migrations.
+
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+use repart_core::state::State;
+
+use crate::api::migrate::announce;
+use crate::api::regclass;
+use crate::catalog::control;
+use crate::catalog::journal::{self, Migration};
+use crate::error::{Error, Result, SqlResult};
+use crate::migrate::revert;
+use crate::pg::{background, on_commit, preload, relation, role, spi, time, txn};
+use crate::worker::mover;
+
+/// How often `repart_wait` looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until a migration has ended, or the timeout is over; returns its state then.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_wait(
+    migration: Option<i64>,
+    timeout: default!(Option<pgrx::datum::Interval>, "NULL"),
+) -> SqlResult<String> {
+    let id = migration.ok_or(Error::NullArgument("migration"))?;
+    let deadline = timeout.map(|timeout| {
+        let micros = u64::try_from(time::span_from_sql(&timeout)).unwrap_or(0);
+        Instant::now() + Duration::from_micros(micros)
+    });
+    loop {
+        let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find(id)))?;
+        require_visible(&migration)?;
+        if migration.state.is_final() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            return Ok(migration.state.to_string());
+        }
+        background::pause(LOOK);
+    }
+}
+
+/// A migration queued by the waiting transaction itself cannot begin before that commits.
+fn require_visible(migration: &Migration) -> Result<()> {
+    if !migration.is_uncommitted {
+        return Ok(());
+    }
+    Err(Error::Prerequisite {
+        what: format!(
+            "migration {} was queued by this transaction and begins when it commits",
+            migration.id
+        ),
+        hint: "Commit first, then wait.".to_owned(),
+    })
+}
+
+/// Pauses a migration, or all migrations of this database, those that are queued later included.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_pause(migration: default!(Option<i64>, "NULL")) -> SqlResult<()> {
+    preload::require("migrating")?;
+    let caller = caller()?;
+    let Some(id) = migration else {
+        regclass::require_superuser("repart_pause() for all migrations")?;
+        control::pause_all(&caller)?;
+        return Ok(());
+    };
+    require_rights(&role::as_superuser(|| find(id))?)?;
+    if !role::as_superuser(|| control::pause(id, &caller))? {
+        return Err(too_late(id, "paused")?.into());
+    }
+    Ok(())
+}
+
+/// Lets a paused migration go on, or all of them.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_resume(migration: default!(Option<i64>, "NULL")) -> SqlResult<()> {
+    preload::require("migrating")?;
+    match migration {
+        None => {
+            regclass::require_superuser("repart_resume() for all migrations")?;
+            control::resume_all()?;
+        }
+        Some(id) => resume(id)?,
+    }
+    on_commit::wake_workers();
+    Ok(())
+}
+
+fn resume(id: i64) -> Result<()> {
+    require_rights(&role::as_superuser(|| find(id))?)?;
+    if let Some(by) = role::as_superuser(control::paused_all_by)? {
+        return Err(Error::Prerequisite {
+            what: format!("all migrations of this database were paused by {by}"),
+            hint: "A superuser can let them go on with SELECT repart_resume().".to_owned(),
+        });
+    }
+    if role::as_superuser(|| control::resume(id))? {
+        return Ok(());
+    }
+    Err(too_late(id, "resumed")?)
+}
+
+/// Asks a migration to stop; what it made is dropped.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
+    let id = migration.ok_or(Error::NullArgument("migration"))?;
+    preload::require("migrating")?;
+    require_rights(&role::as_superuser(|| find(id))?)?;
+    match role::as_superuser(|| control::request_cancel(id))? {
+        None => return Err(too_late(id, "cancelled")?.into()),
+        // No mover has begun: nothing has to be dropped.
+        Some(State::Queued) => role::as_superuser(|| {
+            let migration = find(id)?;
+            journal::transition(&migration, State::Cancelled)
+        })?,
+        Some(_) => {}
+    }
+    on_commit::interrupt(mover::process_of(id));
+    on_commit::wake_workers();
+    Ok(())
+}
+
+/// Queues the migration that takes a finished one back; returns its number.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_revert(migration: Option<i64>) -> SqlResult<i64> {
+    let id = migration.ok_or(Error::NullArgument("migration"))?;
+    preload::require("migrating")?;
+    let original = role::as_superuser(|| find(id))?;
+    require_rights(&original)?;
+    let (reverse, wanted) = revert::queue(&original)?;
+    announce(reverse, &wanted)?;
+    Ok(reverse)
+}
+
+/// Why a migration that has switched or ended takes no more orders.
+fn too_late(id: i64, done: &str) -> Result<Error> {
+    let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find(id)))?;
+    Ok(Error::Prerequisite {
+        what: format!("migration {id} is {} and cannot be {done}", migration.state),
+        hint: match migration.state {
+            State::Done => format!("Take it back with SELECT repart_revert({id})."),
+            State::Cleaning => format!(
+                "It has switched. Wait for it with SELECT repart_wait({id}), then take it back with SELECT repart_revert({id})."
+            ),
+            _ => "See SELECT * FROM repart.migrations.".to_owned(),
+        },
+    })
+}
+
+/// The owner of the table, or whoever could be if it is gone.
+fn require_rights(migration: &Migration) -> Result<()> {
+    match relation::require_owner(migration.relation) {
+        Err(Error::Missing { .. }) => regclass::require_superuser("a migration of a dropped table"),
+        checked => checked,
+    }
+}
+
+fn caller() -> Result<String> {
+    let name = spi::value::<String>(
+        "SELECT pg_catalog.pg_get_userbyid($1)::text",
+        &[role::current().into()],
+    )?;
+    Ok(name.unwrap_or_default())
+}
+
+fn find(id: i64) -> Result<Migration> {
+    journal::find(id)?.ok_or_else(|| Error::Missing {
+        what: format!("migration {id} does not exist"),
+        hint: "See SELECT * FROM repart.migrations.".to_owned(),
+    })
+}

@@ -1,0 +1,56 @@
+//! The janitor, a job of the observer: keeps old shards up to date while a revert may need them, drops them when
+//! it may not, and drops what migrations had to leave.
+
+use crate::catalog::journal::Migration;
+use crate::catalog::retained::{self, Keeper};
+use crate::error::Result;
+use crate::migrate::clean::{self, How};
+use crate::migrate::retain;
+use crate::pg::txn;
+
+/// One round, outside of a transaction. Whatever a lock denies is tried again in the next one; an error of one
+/// migration's objects does not keep the others from their turn.
+pub fn round() -> Result<()> {
+    let mut first = None;
+    let mut note = |outcome: Result<()>| match outcome {
+        Err(error) if !error.is_transient() && first.is_none() => first = Some(error),
+        _ => {}
+    };
+    for keeper in txn::run(retained::all)? {
+        note(attend(&keeper));
+    }
+    for number in txn::run(retained::leftovers)? {
+        note(txn::run(|| clean::drop_private(number, How::Thoroughly)));
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Looks after the old shards of one migration.
+fn attend(keeper: &Keeper) -> Result<()> {
+    let why = if keeper.is_expired {
+        Some("the time for which they were kept is over".to_owned())
+    } else {
+        match retain::follow(keeper) {
+            Err(error) if error.is_transient() => None,
+            Err(error) => Some(error.to_string()),
+            Ok(()) => None,
+        }
+    };
+    why.map_or(Ok(()), |why| retain::give_up(keeper.id, &why))
+}
+
+/// Gives up what is kept of shards that the shards of a migration have replaced: they are about to be replaced
+/// themselves. Outside of a transaction.
+pub fn give_way_to(migration: &Migration) -> Result<()> {
+    let sources: Vec<_> = migration
+        .spec
+        .sources
+        .iter()
+        .map(|source| source.relation())
+        .collect();
+    for id in txn::run(|| retained::replaced_by(&sources))? {
+        let why = format!("migration {} changes their replacement", migration.id);
+        retain::give_up(id, &why)?;
+    }
+    Ok(())
+}

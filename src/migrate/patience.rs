@@ -1,0 +1,30 @@
+//! What a migration says while it waits for others, and how long it waits for its switch.
+
+use crate::catalog::journal::Migration;
+use crate::error::{Error, Result};
+use crate::migrate::obstacle;
+use crate::pg::txn;
+use crate::settings;
+
+/// Why a lock was not to be had, as far as it can be seen afterwards: who has one now. Outside of a transaction.
+pub fn reason(migration: &Migration, error: &Error) -> Result<String> {
+    if let Error::Waiting(reason) = error {
+        return Ok(reason.clone());
+    }
+    let holder = txn::run(|| obstacle::holder(&obstacle::concerned(migration)?))?;
+    Ok(holder.unwrap_or_else(|| format!("waits for a lock: {error}")))
+}
+
+/// Fails once a switch has been tried for longer than `repart.cutover_timeout`, naming whom it waits for.
+pub fn require(migration: &Migration, reason: &str) -> Result<()> {
+    let Some(limit) = settings::cutover_timeout() else {
+        return Ok(());
+    };
+    if migration.state_seconds < limit.as_secs_f64() {
+        return Ok(());
+    }
+    Err(Error::CutoverTimeout {
+        seconds: migration.state_seconds as u64,
+        reason: reason.to_owned(),
+    })
+}
