@@ -5,27 +5,29 @@ use pgrx::pg_sys;
 use crate::catalog::journal::{self, Migration, Position, Target};
 use crate::error::Result;
 use crate::migrate::job::Job;
-use crate::migrate::{capture, clean, names, preflight};
+use crate::migrate::{capture, choice, clean, names, preflight};
 use crate::pg::spi;
 
 /// Creates the private objects: targets, log and trigger function. Nothing of it locks the sources for
 /// longer than a reader would. What an earlier attempt left is dropped first.
-pub fn create(mut migration: Migration) -> Result<()> {
+pub fn create(migration: Migration) -> Result<()> {
     clean::drop_private(&migration)?;
     preflight::check(migration.relation, &migration.spec)?;
-    choose_names(&mut migration)?;
-    let job = Job::load(migration)?;
+    let mut job = Job::load(migration)?;
+    let parts = choice::decide(&mut job)?;
+    choose_names(&mut job.migration)?;
     let owner = spi::value::<String>(
         "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1",
         &[job.owner.into()],
     )?
     .unwrap_or_default();
-    for (n, target) in job.targets() {
+    for (n, target) in job.rebuilt_targets() {
         create_target(&job, n, target, &owner)?;
     }
-    capture::create(&job.migration, &job.identity, &owner)?;
+    capture::create(&job, &owner)?;
     let position = Position {
         fingerprint: job.fingerprint()?,
+        parts,
         ..Position::default()
     };
     journal::restart_copy(&job.migration, &position)

@@ -8,7 +8,8 @@ use crate::pg::spi;
 
 use super::rename;
 
-/// Takes the sources out of the table, and out of the users' sight.
+/// Takes the sources out of the table, and out of the users' sight; those that a target keeps, out of the table
+/// only: the bound of a partition cannot be changed.
 pub fn sources(job: &Job) -> Result<()> {
     let parent = crate::pg::relation::name(job.migration.relation)?;
     for (n, source) in job.migration.spec.sources.iter().enumerate() {
@@ -16,6 +17,9 @@ pub fn sources(job: &Job) -> Result<()> {
             "ALTER TABLE {parent} DETACH PARTITION {}",
             source.qualified()
         ))?;
+        if job.is_kept(n) {
+            continue;
+        }
         for (k, index) in definition::indexes(source.relation())?.iter().enumerate() {
             rename(
                 "INDEX",
