@@ -232,6 +232,11 @@ mod tests {
                 serde_json::json!({ "duration": 10.0, "rate": 4e7, "pause_ms": 50.0, "load_after": 50.0 }),
             ),
             load_before: Some(100.0),
+            moved: repart_core::feedback::Moved {
+                deleted: 10_000.0,
+                delete_seconds: 0.05,
+                ..Default::default()
+            },
             shards: vec![one("SELECT 'orders_low'::regclass::oid")],
         }
     }

@@ -154,6 +154,10 @@ CREATE TABLE repart.outcome_log (
     predicted_load_after double precision,
     load_after         double precision,
     judged_until       timestamptz,
+    rows_deleted       bigint      NOT NULL DEFAULT 0,
+    delete_seconds     double precision NOT NULL DEFAULT 0,
+    rows_inserted      bigint      NOT NULL DEFAULT 0,
+    insert_seconds     double precision NOT NULL DEFAULT 0,
     shards             oid[]       NOT NULL
 );
 COMMENT ON TABLE repart.outcome_log IS 'what each finished migration cost and gained, beside what was predicted';

@@ -30,6 +30,7 @@ SELECT j.id,
        j.relation_name AS relation,
        ARRAY(SELECT s ->> 'name' FROM pg_catalog.jsonb_array_elements(j.spec -> 'sources') s) AS sources,
        ARRAY(SELECT coalesce(s ->> 'lower', 'MINVALUE') || ' .. ' || coalesce(s ->> 'upper', 'MAXVALUE')
+                     || CASE WHEN s ->> 'keeps' IS NOT NULL THEN ' (in place)' ELSE '' END
                FROM pg_catalog.jsonb_array_elements(j.spec -> 'targets') s) AS targets,
        j.state,
        j.state_since,

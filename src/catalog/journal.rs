@@ -2,7 +2,7 @@
 
 use pgrx::{JsonB, pg_sys};
 
-pub use crate::catalog::migration::{Kind, Migration, Position, Source, Spec, Target};
+pub use crate::catalog::migration::{Kind, Migration, Part, Position, Source, Spec, Target};
 use crate::catalog::retained::Retained;
 use repart_core::state::State;
 
@@ -305,10 +305,13 @@ pub fn event(severity: &str, migration: Option<&Migration>, message: &str) -> Re
     Ok(())
 }
 
-/// The shards that were made from these.
+/// The shards that the last migration of these made from them. A shard that kept its table is its own
+/// descendant, and may have others from earlier migrations.
 pub fn descendants(ancestors: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
     spi::select(
-        "SELECT DISTINCT shard FROM repart.lineage WHERE ancestor = ANY ($1) ORDER BY shard",
+        "SELECT DISTINCT shard FROM repart.lineage
+          WHERE ancestor = ANY ($1) AND at = (SELECT max(at) FROM repart.lineage WHERE ancestor = ANY ($1))
+          ORDER BY shard",
         &[ancestors.to_vec().into()],
         |row| row.get(1),
     )

@@ -1,6 +1,7 @@
 //! What the journal says of a migration, as types.
 
 use pgrx::pg_sys;
+use repart_core::feedback::Moved;
 use repart_core::state::State;
 use serde::{Deserialize, Serialize};
 
@@ -82,9 +83,10 @@ impl Source {
 }
 
 /// A shard that a migration makes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
-    /// Its name once it is visible; `None` until the migration begins and chooses one.
+    /// Its name once it is visible; `None` until the migration begins and chooses one. That of the source
+    /// where it keeps one's table.
     pub name: Option<String>,
     /// The lowest key; `None` for MINVALUE.
     pub lower: Bound,
@@ -92,6 +94,15 @@ pub struct Target {
     pub upper: Bound,
     /// Its tablespace; `None` for the source's.
     pub tablespace: Option<String>,
+    /// Ordinal of the source whose table this target *is*: it keeps its OID, name, indexes and grants, and
+    /// only the rows that leave it or arrive in it are moved. `None` where the target is rebuilt. At most
+    /// one target keeps a source.
+    #[serde(default)]
+    pub keeps: Option<usize>,
+    /// Whether it was to keep a source's table and more rows would have had to be moved than fit the pause,
+    /// so that it is rebuilt whatever their number is now.
+    #[serde(default)]
+    pub outgrown: bool,
 }
 
 /// What is to be done: adjacent sources become adjacent targets that cover exactly the same range.
@@ -104,6 +115,15 @@ pub struct Spec {
     /// Whether writers wait while the rows are copied: only where no key identifies a row, and on request.
     #[serde(default)]
     pub blocking: bool,
+}
+
+impl Spec {
+    /// The source from which definitions are taken.
+    pub fn first_source(&self) -> Result<&Source> {
+        self.sources
+            .first()
+            .ok_or_else(|| Error::Internal("a migration without sources".to_owned()))
+    }
 }
 
 /// One migration.
@@ -156,18 +176,24 @@ pub struct Position {
     /// What the capture triggers were like when capture began; see `capture::triggers`.
     #[serde(default)]
     pub triggers: String,
-    /// Which source is being copied.
+    /// What is to be copied, in order.
     #[serde(default)]
-    pub source: usize,
-    /// The next block of it.
+    pub parts: Vec<Part>,
+    /// Which part is being copied.
+    #[serde(default)]
+    pub part: usize,
+    /// The next block of it, where it is read in physical order.
     #[serde(default)]
     pub block: i64,
     /// Number of blocks to copy of it, fixed when its copy began; `None` before.
     #[serde(default)]
     pub blocks: Option<i64>,
-    /// File of that source when its copy began: another one means that the rows were rewritten.
+    /// File of its source when its copy began: another one means that the rows were rewritten.
     #[serde(default)]
     pub file: u32,
+    /// The next key of it, where it is read in key order; `None` at its beginning.
+    #[serde(default)]
+    pub key: Bound,
     /// Whether rows that were changed meanwhile have been taken out of the targets.
     #[serde(default)]
     pub deduplicated: bool,
@@ -177,4 +203,23 @@ pub struct Position {
     /// Whether the targets are shards that an earlier migration replaced and kept, so that nothing is copied.
     #[serde(default)]
     pub retained: bool,
+    /// Rows that changed tables inside the cutover.
+    #[serde(default)]
+    pub moved: Moved,
+}
+
+/// A part of the copy: rows of one source.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Part {
+    /// Ordinal of the source.
+    pub source: usize,
+    /// Ordinals of the targets that its rows are copied into.
+    pub targets: Vec<usize>,
+    /// Whether they are found through the index, in key order (of one target then), instead of reading the
+    /// whole source in physical order.
+    pub by_index: bool,
+    /// How many rows there are to copy, an estimate.
+    pub rows: f64,
+    /// Bytes of one, an estimate.
+    pub row_bytes: f64,
 }

@@ -2,6 +2,7 @@
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
+use repart_core::feedback::Moved;
 use serde_json::Value;
 
 use crate::error::Result;
@@ -32,6 +33,8 @@ pub struct NewOutcome {
     pub predicted: Option<Value>,
     /// Peak load of its hottest source, rows/s.
     pub load_before: Option<f64>,
+    /// Rows that changed tables inside its cutover.
+    pub moved: Moved,
     /// The shards that it made.
     pub shards: Vec<pg_sys::Oid>,
 }
@@ -65,6 +68,8 @@ pub struct Recorded {
     pub load_after: Option<f64>,
     /// Until when its targets were observed, µs since the Unix epoch.
     pub judged_until: Option<i64>,
+    /// Rows that changed tables inside its cutover.
+    pub moved: Moved,
     /// The shards that it made.
     pub shards: Vec<pg_sys::Oid>,
 }
@@ -82,8 +87,9 @@ pub fn record(outcome: &NewOutcome) -> Result<()> {
     spi::run(
         "INSERT INTO repart.outcome_log
              (migration, kind, relation, relation_name, rows, bytes, copy_seconds, duration, predicted_duration,
-              rate, predicted_rate, pause_ms, predicted_pause_ms, load_before, predicted_load_after, shards)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+              rate, predicted_rate, pause_ms, predicted_pause_ms, load_before, predicted_load_after, shards,
+              rows_deleted, delete_seconds, rows_inserted, insert_seconds)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
          ON CONFLICT (migration) DO NOTHING",
         &[
             outcome.migration.into(),
@@ -102,6 +108,10 @@ pub fn record(outcome: &NewOutcome) -> Result<()> {
             outcome.load_before.into(),
             predicted("load_after").into(),
             outcome.shards.clone().into(),
+            (outcome.moved.deleted as i64).into(),
+            outcome.moved.delete_seconds.into(),
+            (outcome.moved.inserted as i64).into(),
+            outcome.moved.insert_seconds.into(),
         ],
     )?;
     Ok(())
@@ -112,7 +122,8 @@ pub fn recent(limit: i64) -> Result<Vec<Recorded>> {
     spi::query(
         "SELECT * FROM (
              SELECT migration, kind, finished_at, rows::float8, bytes::float8, copy_seconds, duration,
-                    predicted_duration, pause_ms, load_before, predicted_load_after, load_after, judged_until, shards
+                    predicted_duration, pause_ms, load_before, predicted_load_after, load_after, judged_until, shards,
+                    rows_deleted::float8, delete_seconds, rows_inserted::float8, insert_seconds
                FROM repart.outcome_log ORDER BY finished_at DESC, migration DESC LIMIT $1) o
           ORDER BY finished_at, migration",
         &[limit.into()],
@@ -138,6 +149,12 @@ fn read(row: &spi::Row) -> Result<Recorded> {
             .optional::<TimestampWithTimeZone>(13)?
             .map(time::from_sql),
         shards: row.get(14)?,
+        moved: Moved {
+            deleted: row.get(15)?,
+            delete_seconds: row.get(16)?,
+            inserted: row.get(17)?,
+            insert_seconds: row.get(18)?,
+        },
     })
 }
 

@@ -37,6 +37,7 @@ fn outcome(recorded: &Recorded) -> Result<Outcome> {
         copy_seconds: recorded.copy_seconds,
         benefit_predicted: gain(recorded.predicted_load_after).unwrap_or(0.0).max(0.0),
         benefit_realised: gain(recorded.load_after).filter(|_| judged),
+        moved: recorded.moved,
     })
 }
 

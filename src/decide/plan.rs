@@ -86,8 +86,7 @@ fn policy() -> Policy {
         dwell: time::span(settings::dwell()),
         max_shards: settings::max_shards(),
         max_movers: settings::max_movers().max(1),
-        // Every target is rebuilt in this version; none is kept in place.
-        in_place_rows: 0.0,
+        max_pause: settings::max_pause().as_secs_f64(),
         ..Policy::default()
     }
 }

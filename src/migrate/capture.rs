@@ -3,25 +3,32 @@
 //! Plain plpgsql, no logical decoding: no plugin to be allowed, no slot that pins WAL, and it works on
 //! nodes without repart. Only keys are written, since catch-up is state-based.
 
+use pgrx::pg_sys;
+
 use crate::catalog::journal::Migration;
 use crate::error::Result;
-use crate::migrate::definition::KeyColumn;
-use crate::migrate::{names, request};
-use crate::pg::spi;
+use crate::migrate::definition::{KeyColumn, range_condition};
+use crate::migrate::flows::Overlap;
+use crate::migrate::job::Job;
+use crate::migrate::{flows, names, request};
+use crate::pg::{role, spi};
+
+/// The first OID that PostgreSQL gives to an object of a user's.
+const FIRST_USER_OID: u32 = 16_384;
 
 /// Creates the log and the trigger function. Nothing of it is visible to users.
-pub fn create(migration: &Migration, key: &[KeyColumn], owner: &str) -> Result<()> {
-    let id = migration.id;
-    let log = names::log(id);
-    let columns: Vec<String> = key
+pub fn create(job: &Job, owner: &str) -> Result<()> {
+    let log = names::log(job.id());
+    let columns: Vec<String> = job
+        .identity
         .iter()
         .enumerate()
         .map(|(n, column)| format!("repart_key_{n} {}", column.type_name))
         .collect();
     spi::execute(&format!(
-        "CREATE TABLE {log} (op \"char\" NOT NULL, {}) TABLESPACE {}",
+        "CREATE TABLE {log} (op \"char\" NOT NULL, source oid, {}) TABLESPACE {}",
         columns.join(", "),
-        spi::quote_identifier(log_tablespace(migration)?)
+        spi::quote_identifier(log_tablespace(&job.migration)?)
     ))?;
     // Catch-up joins log and rows as the table's owner.
     spi::execute(&format!(
@@ -31,12 +38,12 @@ pub fn create(migration: &Migration, key: &[KeyColumn], owner: &str) -> Result<(
     spi::execute(&format!(
         "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
              SET search_path = pg_catalog, pg_temp AS {}",
-        names::capture_function(id),
-        spi::quote_literal(function_body(&log, key)),
+        names::capture_function(job.id()),
+        spi::quote_literal(function_body(job, &log)?),
     ))?;
     spi::execute(&format!(
         "REVOKE ALL ON FUNCTION {}() FROM PUBLIC",
-        names::capture_function(id)
+        names::capture_function(job.id())
     ))?;
     Ok(())
 }
@@ -64,32 +71,70 @@ fn log_tablespace(migration: &Migration) -> Result<String> {
     Ok(quiet.unwrap_or(&default).clone())
 }
 
+/// The condition, about a record of the trigger function, that its key lies in a range whose rows stay in
+/// their table: their changes concern no target that is rebuilt, and need not be captured. `false` where a
+/// comparison could run a user's code: the function runs with the rights of a superuser.
+fn stays(job: &Job, staying: &[Overlap], record: &str) -> String {
+    let is_builtin = job.key.type_oid.to_u32() < FIRST_USER_OID
+        && job.key.less.starts_with("OPERATOR(pg_catalog.");
+    if staying.is_empty() || !is_builtin {
+        return "false".to_owned();
+    }
+    let key = format!("{record}.{}", spi::quote_identifier(&job.key.column));
+    let value = |bound: &str| format!("{}::{}", spi::quote_literal(bound), job.key.type_name);
+    let ranges: Vec<String> = staying
+        .iter()
+        .map(|overlap| {
+            let mut conditions = vec![format!("{key} IS NOT NULL")];
+            if let Some(lower) = overlap.lower.as_deref() {
+                conditions.push(format!("NOT {}", job.key.before(&key, &value(lower))));
+            }
+            if let Some(upper) = overlap.upper.as_deref() {
+                conditions.push(job.key.before(&key, &value(upper)));
+            }
+            conditions.join(" AND ")
+        })
+        .collect();
+    ranges.join(" OR ")
+}
+
 /// `*<>` compares images, so that no operator of a user's type is looked up. The casts make it one comparison
 /// of two records: `ROW(…) *<> ROW(…)` would look for an operator `*<>` of each column's type, and there is none.
-fn function_body(log: &str, key: &[KeyColumn]) -> String {
+fn function_body(job: &Job, log: &str) -> Result<String> {
+    let staying = flows::overlaps(job)?;
+    let staying: Vec<Overlap> = staying.into_iter().filter(|o| job.stays(o)).collect();
     let row = |record: &str| {
-        let columns: Vec<String> = key
+        let columns: Vec<String> = job
+            .identity
             .iter()
             .map(|column| format!("{record}.{}", spi::quote_identifier(&column.name)))
             .collect();
         columns.join(", ")
     };
     let (old, new) = (row("OLD"), row("NEW"));
-    format!(
+    let (old_stays, new_stays) = (stays(job, &staying, "OLD"), stays(job, &staying, "NEW"));
+    Ok(format!(
         "BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO {log} (op) VALUES ('t');
-    ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO {log} VALUES ('k', {new});
-    ELSE
-        INSERT INTO {log} VALUES ('k', {old});
-        IF TG_OP = 'UPDATE' AND ROW({old})::record *<> ROW({new})::record THEN
-            INSERT INTO {log} VALUES ('k', {new});
+        INSERT INTO {log} (op, source) VALUES ('t', TG_RELID);
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        IF NOT ({old_stays}) THEN
+            INSERT INTO {log} VALUES ('k', NULL, {old});
+            IF TG_OP = 'DELETE' OR ROW({old})::record *= ROW({new})::record THEN
+                RETURN NULL;
+            END IF;
+        ELSIF TG_OP = 'DELETE' THEN
+            RETURN NULL;
         END IF;
+    END IF;
+    IF NOT ({new_stays}) THEN
+        INSERT INTO {log} VALUES ('k', NULL, {new});
     END IF;
     RETURN NULL;
 END"
-    )
+    ))
 }
 
 /// Puts the triggers on the sources. From the commit on, every change is captured: the lock that
@@ -167,6 +212,27 @@ pub fn truncated(migration: &Migration) -> Result<bool> {
         names::log(migration.id)
     );
     Ok(spi::query_value(&sql, &[])?.unwrap_or(false))
+}
+
+/// Deletes from the targets what they have of truncated sources, and only of these: a target may have rows
+/// of others too, which are in no log.
+pub fn apply_truncations(job: &Job) -> Result<()> {
+    let sql = format!(
+        "SELECT DISTINCT source FROM {} WHERE op = 't'",
+        names::log(job.id())
+    );
+    let truncated = spi::query::<pg_sys::Oid>(&sql, &[], |row| row.get(1))?;
+    for source in &job.migration.spec.sources {
+        if !truncated.contains(&source.relation()) {
+            continue;
+        }
+        let range = range_condition(&job.key, source.lower.as_deref(), source.upper.as_deref());
+        for (n, _) in job.rebuilt_targets() {
+            let sql = format!("DELETE FROM ONLY {} WHERE {range}", job.target_name(n));
+            role::as_owner(job.owner, || spi::execute(&sql))?;
+        }
+    }
+    Ok(())
 }
 
 /// The distinct keys of the log, as a subquery.

@@ -33,22 +33,17 @@ pub fn apply(job: &Job) -> Result<i64> {
         guc::set_for_transaction("enable_hashjoin", "off");
         guc::set_for_transaction("enable_mergejoin", "off");
     }
-    let truncated = capture::truncated(&job.migration)?;
-    role::as_owner(job.owner, || {
-        if truncated {
-            for (n, _) in job.targets() {
-                spi::execute(&format!("DELETE FROM ONLY {}", job.target_name(n)))?;
-            }
-        }
-        replace_rows(job)
-    })?;
+    if capture::truncated(&job.migration)? {
+        capture::apply_truncations(job)?;
+    }
+    role::as_owner(job.owner, || replace_rows(job))?;
     Ok(entries)
 }
 
 /// Replaces the rows of all logged keys by what the sources have.
 fn replace_rows(job: &Job) -> Result<()> {
     let keys = capture::logged_keys(&job.migration, &job.identity);
-    for (n, _) in job.targets() {
+    for (n, _) in job.rebuilt_targets() {
         let matches = capture::key_matches(&job.identity, "t", "l");
         spi::execute(&format!(
             "DELETE FROM ONLY {} t USING {keys} l WHERE {matches}",
@@ -56,7 +51,7 @@ fn replace_rows(job: &Job) -> Result<()> {
         ))?;
     }
     let columns = job.writable_columns()?;
-    for (n, target) in job.targets() {
+    for (n, target) in job.rebuilt_targets() {
         for source in &job.migration.spec.sources {
             spi::execute(&format!(
                 "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE

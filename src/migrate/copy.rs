@@ -1,15 +1,17 @@
-//! Copying: the sources in physical order, in short transactions, each of which also advances the journal.
+//! Copying, in short transactions, each of which also advances the journal: whole sources in physical
+//! order, narrow ranges of them in key order, through the index. `choice.rs` says what is read how.
 //!
 //! Only rows that existed when capture began need to be copied: later ones are in the log. A row that an
-//! UPDATE moves between two batches can be copied twice; its key is in the log, and `index.rs` takes all
-//! logged keys out of the targets before unique indexes are built.
+//! UPDATE moves between two batches (forward in its file, or to a higher key) can be copied twice; its key
+//! is in the log, and `index.rs` takes all logged keys out of the targets before unique indexes are built.
 
 use std::time::Instant;
 
-use crate::catalog::journal::{self, Position, Source};
+use crate::catalog::journal::{self, Part, Position, Source};
 use crate::error::{Error, Result};
+use crate::migrate::definition::range_condition;
 use crate::migrate::job::Job;
-use crate::migrate::locks;
+use crate::migrate::{choice, flows, locks};
 use crate::pg::{role, spi};
 use crate::settings;
 
@@ -19,15 +21,21 @@ const FIRST_BATCH: i64 = 256;
 /// Blocks of the largest batch: 256 MB.
 const LARGEST_BATCH: i64 = 32_768;
 
+/// Rows of the first and the largest batch that is read in key order.
+const FIRST_ROWS: i64 = 1_000;
+const MOST_ROWS: i64 = 1_000_000;
+
 /// How fast the copy goes; kept between batches, forgotten at a restart.
 pub struct Pace {
     blocks: i64,
+    rows: i64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
             blocks: FIRST_BATCH,
+            rows: FIRST_ROWS,
         }
     }
 }
@@ -43,28 +51,57 @@ pub enum Batch {
 impl Pace {
     /// Blocks of the next batch: what was measured, or what `repart.max_copy_rate` allows in the time of one
     /// batch, so that the rate is kept by many small pauses and not by a burst and a long one.
-    fn batch(&self) -> i64 {
-        let allowed = settings::max_copy_rate().map_or(f64::INFINITY, |rate| {
-            rate * settings::batch_duration().as_secs_f64() / block_size() as f64
-        });
-        (self.blocks as f64).min(allowed).max(1.0) as i64
+    fn next_blocks(&self) -> i64 {
+        allowed(self.blocks, block_size() as f64)
     }
 
-    /// Aims at `repart.batch_duration`: at most twice or half as many blocks as before.
-    fn adapt(&mut self, seconds: f64) {
-        let aim = settings::batch_duration().as_secs_f64();
-        let next = (self.blocks as f64 * (aim / seconds.max(1e-6)).clamp(0.5, 2.0)) as i64;
-        self.blocks = next.clamp(1, LARGEST_BATCH);
+    /// As [`Pace::next_blocks`], of rows of so many bytes.
+    fn next_rows(&self, row_bytes: f64) -> i64 {
+        allowed(self.rows, row_bytes)
     }
+}
+
+fn allowed(measured: i64, bytes: f64) -> i64 {
+    let allowed = settings::max_copy_rate().map_or(f64::INFINITY, |rate| {
+        rate * settings::batch_duration().as_secs_f64() / bytes.max(1.0)
+    });
+    (measured as f64).min(allowed).max(1.0) as i64
+}
+
+/// Aims at `repart.batch_duration`: at most twice or half as much as before.
+fn adapted(size: i64, seconds: f64, most: i64) -> i64 {
+    let aim = settings::batch_duration().as_secs_f64();
+    let next = (size as f64 * (aim / seconds.max(1e-6)).clamp(0.5, 2.0)) as i64;
+    next.clamp(1, most)
 }
 
 /// Copies one batch. One transaction; the caller commits it.
 pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
-    let mut position = job.migration.position.clone();
-    let Some(source) = job.migration.spec.sources.get(position.source) else {
+    let position = job.migration.position.clone();
+    let Some(part) = position.parts.get(position.part).cloned() else {
+        if position.parts.is_empty() && job.rebuilt_targets().next().is_some() {
+            return Err(Error::Internal("nothing says what to copy".to_owned()));
+        }
         return Ok(Batch::Finished);
     };
+    let source = job.migration.spec.sources.get(part.source);
+    let source = source.ok_or_else(|| Error::Internal("a part without source".to_owned()))?;
     locks::lock(&source.qualified(), "ACCESS SHARE")?;
+    if part.by_index {
+        key_batch(job, &part, source, position, pace)
+    } else {
+        block_batch(job, &part, source, position, pace)
+    }
+}
+
+/// The next blocks of a source that is read in physical order.
+fn block_batch(
+    job: &Job,
+    part: &Part,
+    source: &Source,
+    mut position: Position,
+    pace: &mut Pace,
+) -> Result<Batch> {
     let file = file_of(source)?;
     let blocks = match position.blocks {
         Some(_) if position.file != file => return restart(job),
@@ -75,26 +112,71 @@ pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
         }
     };
     position.blocks = Some(blocks);
-    let until = blocks.min(position.block + pace.batch());
+    let until = blocks.min(position.block + pace.next_blocks());
     let begun = Instant::now();
-    let copied = copy_blocks(job, &position, source, until)?;
-    let rows: i64 = copied.iter().sum();
+    let condition = format!(
+        "ctid >= '({},0)'::tid AND ctid < '({until},0)'::tid",
+        position.block
+    );
+    let rows = copy_rows(job, part, source, &condition, &mut position)?;
     let seconds = begun.elapsed().as_secs_f64();
     let bytes = (until - position.block) * block_size();
-    position.note(copied);
     position.block = until;
     if until >= blocks {
-        position = Position {
-            source: position.source + 1,
-            block: 0,
-            blocks: None,
-            file: 0,
-            ..position
-        };
+        position = next_part(position);
     }
     journal::advance(&job.migration, &position, rows, bytes, seconds)?;
-    pace.adapt(seconds);
+    pace.blocks = adapted(pace.blocks, seconds, LARGEST_BATCH);
     Ok(Batch::Copied(throttle(bytes, seconds)))
+}
+
+/// The next keys of a range that is read through the index. Rows that share a key are copied together.
+fn key_batch(
+    job: &Job,
+    part: &Part,
+    source: &Source,
+    mut position: Position,
+    pace: &mut Pace,
+) -> Result<Batch> {
+    flows::through_index();
+    let overlaps = flows::overlaps(job)?;
+    let target = part.targets.first().copied();
+    let range = overlaps
+        .into_iter()
+        .find(|overlap| overlap.source == part.source && Some(overlap.target) == target)
+        .ok_or_else(|| Error::Internal("a part without rows".to_owned()))?;
+    let lower = position.key.clone().or(range.lower);
+    let begun = Instant::now();
+    let next = flows::next_key(
+        job,
+        &source.qualified(),
+        lower.as_deref(),
+        range.upper.as_deref(),
+        pace.next_rows(part.row_bytes),
+    )?;
+    let upper = next.as_deref().or(range.upper.as_deref());
+    let condition = range_condition(&job.key, lower.as_deref(), upper);
+    let rows = copy_rows(job, part, source, &condition, &mut position)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let bytes = (rows as f64 * part.row_bytes) as i64;
+    position.key = next;
+    if position.key.is_none() {
+        position = next_part(position);
+    }
+    journal::advance(&job.migration, &position, rows, bytes, seconds)?;
+    pace.rows = adapted(pace.rows, seconds, MOST_ROWS);
+    Ok(Batch::Copied(throttle(bytes, seconds)))
+}
+
+fn next_part(position: Position) -> Position {
+    Position {
+        part: position.part + 1,
+        block: 0,
+        blocks: None,
+        file: 0,
+        key: None,
+        ..position
+    }
 }
 
 /// How long to wait so that this batch keeps to `repart.max_copy_rate`.
@@ -107,9 +189,11 @@ fn throttle(bytes: i64, seconds: f64) -> std::time::Duration {
 /// any more.
 fn restart(job: &Job) -> Result<Batch> {
     job.truncate_targets()?;
+    let before = &job.migration.position;
     let position = Position {
-        fingerprint: job.migration.position.fingerprint.clone(),
-        triggers: job.migration.position.triggers.clone(),
+        fingerprint: before.fingerprint.clone(),
+        triggers: before.triggers.clone(),
+        parts: before.parts.clone(),
         ..Position::default()
     };
     journal::restart_copy(&job.migration, &position)?;
@@ -121,36 +205,47 @@ fn restart(job: &Job) -> Result<Batch> {
     Ok(Batch::Copied(std::time::Duration::ZERO))
 }
 
-/// Copies `[position.block, until)` of a source into the targets; returns the rows of each target.
-fn copy_blocks(job: &Job, position: &Position, source: &Source, until: i64) -> Result<Vec<i64>> {
+/// Copies the rows that a condition names into the targets of a part, and notes how many each got.
+fn copy_rows(
+    job: &Job,
+    part: &Part,
+    source: &Source,
+    condition: &str,
+    position: &mut Position,
+) -> Result<i64> {
     let columns = job.writable_columns()?;
-    let mut copied = Vec::new();
-    for (n, target) in job.targets() {
+    let mut copied = 0;
+    for (n, target) in job.rebuilt_targets() {
+        if !part.targets.contains(&n) {
+            continue;
+        }
         let sql = format!(
             "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM ONLY {}
-              WHERE ctid >= '({},0)'::tid AND ctid < '({until},0)'::tid AND {}",
+              WHERE {condition} AND {}",
             job.target_name(n),
             source.qualified(),
-            position.block,
             job.belongs_to(target),
         );
         let rows = role::as_owner(job.owner, || spi::execute(&sql))?;
-        copied.push(i64::try_from(rows).unwrap_or(i64::MAX));
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        position.note(part.source, n, rows);
+        copied += rows;
     }
     Ok(copied)
 }
 
-/// Rows and bytes that are to be copied, for progress: an estimate.
+/// Rows and bytes that are to be copied, or inserted in the cutover, for progress: an estimate.
 pub fn totals(job: &Job) -> Result<(i64, i64)> {
-    let mut blocks = 0;
-    for source in &job.migration.spec.sources {
-        blocks += blocks_of(source)?;
+    let (mut rows, mut bytes) = (0.0, 0.0);
+    for part in &job.migration.position.parts {
+        rows += part.rows;
+        bytes += match job.migration.spec.sources.get(part.source) {
+            Some(source) if !part.by_index => (blocks_of(source)? * block_size()) as f64,
+            _ => part.rows * part.row_bytes,
+        };
     }
-    let rows = spi::query_value::<f64>(
-        "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::float8 FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
-        &[job.source_oids().into()],
-    )?;
-    Ok((rows.unwrap_or(0.0) as i64, blocks * block_size()))
+    let (arriving, their_bytes) = choice::arriving(job)?;
+    Ok(((rows + arriving) as i64, (bytes + their_bytes) as i64))
 }
 
 fn blocks_of(source: &Source) -> Result<i64> {
@@ -184,15 +279,17 @@ fn block_size() -> i64 {
 }
 
 impl Position {
-    /// Adds the rows that a batch copied from the current source into each target.
-    fn note(&mut self, copied: Vec<i64>) {
-        while self.copied.len() <= self.source {
+    /// Adds rows that went from a source to a target.
+    pub fn note(&mut self, source: usize, target: usize, rows: i64) {
+        while self.copied.len() <= source {
             self.copied.push(Vec::new());
         }
-        if let Some(sums) = self.copied.get_mut(self.source) {
-            sums.resize(copied.len(), 0);
-            for (sum, rows) in sums.iter_mut().zip(copied) {
-                *sum += rows;
+        if let Some(sums) = self.copied.get_mut(source) {
+            while sums.len() <= target {
+                sums.push(0);
+            }
+            if let Some(sum) = sums.get_mut(target) {
+                *sum = sum.saturating_add(rows);
             }
         }
     }
@@ -204,7 +301,7 @@ impl Position {
         };
         let all: i64 = sums.iter().sum();
         match (all, sums.get(target)) {
-            (1.., Some(rows)) => *rows as f64 / all as f64,
+            (1.., rows) => rows.copied().unwrap_or(0) as f64 / all as f64,
             // An empty source: its history is spread evenly.
             _ => 1.0 / sums.len().max(1) as f64,
         }

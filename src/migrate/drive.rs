@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
 use crate::migrate::{
-    blocking, capture, catch_up, cause, clean, copy, cutover, default_partition, hold, index,
-    janitor, locks, patience, prepare, retain, verify,
+    blocking, capture, catch_up, cause, choice, clean, copy, cutover, default_partition, hold,
+    index, janitor, locks, patience, prepare, retain, verify,
 };
 use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
@@ -259,7 +259,7 @@ impl Drive {
         let job = txn::run(|| Job::load(migration))?;
         let applied = self.apply_log(&job)?;
         let pending = txn::run(|| watch_backlog(&job.migration))?;
-        if pending <= self.few_changes() {
+        if pending <= self.few_changes(settings::max_pause().as_secs_f64()) {
             return to(&job.migration, State::Verifying);
         }
         Ok(behind(pending, applied))
@@ -294,7 +294,18 @@ impl Drive {
         prove_default(&job)?;
         // As little as possible is left for the transaction that others wait for.
         let applied = self.apply_log(&job)?;
-        let few = self.few_changes();
+        let (budget, moves) = txn::run(|| {
+            let budget = choice::budget()?;
+            Ok((budget, choice::moves_now(&job, &budget)?))
+        })?;
+        if job.kept().next().is_some() && budget.left(moves) < 0.0 {
+            txn::run(|| {
+                choice::rebuild_instead(&job, moves, &budget)?;
+                journal::transition(&job.migration, State::Preparing)
+            })?;
+            return Ok(Next::Continue);
+        }
+        let few = self.few_changes(budget.left(moves));
         let attempt = txn::run(|| {
             cutover::attempt(std::slice::from_ref(&job), few, || {
                 hold::inside(self.id, "switched");
@@ -357,9 +368,9 @@ impl Drive {
         Ok(applied)
     }
 
-    /// How many captured changes can be applied under the lock within half of `repart.max_pause`.
-    fn few_changes(&self) -> i64 {
-        let changes = self.apply_rate * settings::max_pause().as_secs_f64() / 2.0;
+    /// How many captured changes can be applied under the lock within half of these seconds.
+    fn few_changes(&self, seconds: f64) -> i64 {
+        let changes = self.apply_rate * seconds / 2.0;
         changes.clamp(FEW_CHANGES.0, FEW_CHANGES.1) as i64
     }
 }
@@ -504,6 +515,7 @@ fn finish(migration: &Migration) -> Result<Next> {
             pause_ms: migration.pause_ms.unwrap_or(0.0),
             predicted: migration.predicted.clone(),
             load_before: number("load_before"),
+            moved: migration.position.moved,
             shards: journal::descendants(&sources)?,
         })?;
         clean::finish(migration)?;

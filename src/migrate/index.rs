@@ -12,17 +12,16 @@ use crate::pg::{guc, role, spi, txn};
 /// brings the rows back.
 pub fn deduplicate(job: &Job) -> Result<()> {
     if capture::truncated(&job.migration)? {
-        job.truncate_targets()?;
-    } else {
-        let keys = capture::logged_keys(&job.migration, &job.identity);
-        for (n, _) in job.targets() {
-            let sql = format!(
-                "DELETE FROM {} t USING {keys} l WHERE {}",
-                job.target_name(n),
-                capture::key_matches(&job.identity, "t", "l")
-            );
-            role::as_owner(job.owner, || spi::execute(&sql))?;
-        }
+        capture::apply_truncations(job)?;
+    }
+    let keys = capture::logged_keys(&job.migration, &job.identity);
+    for (n, _) in job.rebuilt_targets() {
+        let sql = format!(
+            "DELETE FROM {} t USING {keys} l WHERE {}",
+            job.target_name(n),
+            capture::key_matches(&job.identity, "t", "l")
+        );
+        role::as_owner(job.owner, || spi::execute(&sql))?;
     }
     let position = Position {
         deduplicated: true,
@@ -35,7 +34,7 @@ pub fn deduplicate(job: &Job) -> Result<()> {
 /// snapshot is held for longer than one index takes.
 pub fn build_next(job: &Job) -> Result<bool> {
     let indexes = definition::indexes(job.first_source()?)?;
-    for (n, target) in job.targets() {
+    for (n, target) in job.rebuilt_targets() {
         for (k, index) in indexes.iter().enumerate() {
             let name = names::private_index(job.id(), n, k);
             if !exists(&name)? {
@@ -132,7 +131,7 @@ pub fn vacuum_and_analyze(job: &Job) -> Result<()> {
     // Unlike what a copy reads and writes, this must reach the statistics that autovacuum goes by.
     guc::set("track_counts", "on");
     let outcome = job
-        .targets()
+        .rebuilt_targets()
         .try_for_each(|(n, _)| txn::vacuum(&format!("VACUUM (ANALYZE) {}", job.target_name(n))));
     guc::set("track_counts", "off");
     outcome

@@ -2,10 +2,11 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::{Migration, Target};
+use crate::catalog::journal::{Migration, Source, Target};
 use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
+use crate::migrate::flows::Overlap;
 use crate::migrate::{capture, names, obstacle, target};
 use crate::pg::{relation, role, spi};
 
@@ -21,10 +22,20 @@ pub struct Job {
     pub owner: pg_sys::Oid,
 }
 
+/// A target that keeps the table of a source.
+pub struct Kept<'a> {
+    /// Ordinal of the target.
+    pub n: usize,
+    /// The target.
+    pub target: &'a Target,
+    /// The source.
+    pub source: &'a Source,
+}
+
 impl Job {
     /// Reads what the catalogs say about the migration's table.
     pub fn load(migration: Migration) -> Result<Self> {
-        let first = first_source(&migration)?;
+        let first = migration.spec.first_source()?.relation();
         Ok(Self {
             key: shards::key(migration.relation)?,
             identity: if migration.spec.blocking {
@@ -47,6 +58,49 @@ impl Job {
         self.migration.spec.targets.iter().enumerate()
     }
 
+    /// The targets that are made anew, with their ordinals.
+    pub fn rebuilt_targets(&self) -> impl Iterator<Item = (usize, &Target)> {
+        self.targets().filter(|(_, target)| target.keeps.is_none())
+    }
+
+    /// The targets that keep the table of a source.
+    pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
+        self.targets().filter_map(|(n, target)| {
+            let source = self.migration.spec.sources.get(target.keeps?)?;
+            Some(Kept { n, target, source })
+        })
+    }
+
+    /// Whether a target keeps the table of the source.
+    pub fn is_kept(&self, source: usize) -> bool {
+        self.targets()
+            .any(|(_, target)| target.keeps == Some(source))
+    }
+
+    /// Whether the rows of a source in the target's range stay where they are.
+    pub fn stays(&self, overlap: &Overlap) -> bool {
+        self.stays_at(overlap.source, overlap.target)
+    }
+
+    /// As [`Job::stays`], of ordinals.
+    pub fn stays_at(&self, source: usize, target: usize) -> bool {
+        self.keeps(target) == Some(source)
+    }
+
+    /// Whether they have to be deleted from a kept table inside the cutover.
+    pub fn leaves(&self, overlap: &Overlap) -> bool {
+        self.is_kept(overlap.source) && !self.stays(overlap)
+    }
+
+    /// Whether they have to be inserted into a kept table inside the cutover.
+    pub fn arrives(&self, overlap: &Overlap) -> bool {
+        self.keeps(overlap.target).is_some() && !self.stays(overlap)
+    }
+
+    fn keeps(&self, target: usize) -> Option<usize> {
+        self.migration.spec.targets.get(target)?.keeps
+    }
+
     /// The relations of the sources.
     pub fn source_oids(&self) -> Vec<pg_sys::Oid> {
         self.migration
@@ -64,7 +118,7 @@ impl Job {
 
     /// The source from which definitions are taken.
     pub fn first_source(&self) -> Result<pg_sys::Oid> {
-        first_source(&self.migration)
+        Ok(self.migration.spec.first_source()?.relation())
     }
 
     /// The condition that a key belongs to a target.
@@ -96,26 +150,23 @@ impl Job {
         ))
     }
 
-    /// `target` as SQL writes it.
+    /// A target that is made anew, as SQL writes it, while it is private.
     pub fn target_name(&self, target: usize) -> String {
         names::target(self.id(), target)
     }
 
-    /// Empties all targets.
+    /// Empties all targets that are made anew.
     pub fn truncate_targets(&self) -> Result<()> {
-        let tables: Vec<String> = self.targets().map(|(n, _)| self.target_name(n)).collect();
+        let tables: Vec<String> = self
+            .rebuilt_targets()
+            .map(|(n, _)| self.target_name(n))
+            .collect();
+        if tables.is_empty() {
+            return Ok(());
+        }
         let statement = format!("TRUNCATE ONLY {}", tables.join(", "));
         // It evaluates parts of index expressions.
         role::as_owner(self.owner, || spi::execute(&statement))?;
         Ok(())
     }
-}
-
-fn first_source(migration: &Migration) -> Result<pg_sys::Oid> {
-    migration
-        .spec
-        .sources
-        .first()
-        .map(|source| source.relation())
-        .ok_or_else(|| Error::Internal("a migration without sources".to_owned()))
 }

@@ -3,20 +3,22 @@
 use crate::catalog::journal::{self, Migration, Position};
 use crate::error::Result;
 use crate::migrate::job::Job;
-use crate::migrate::{capture, clean, names, preflight, target};
+use crate::migrate::{capture, choice, clean, names, preflight, target};
 use crate::pg::spi;
 
 /// Creates the private objects: targets, log and trigger function. Nothing of it locks the sources for
 /// longer than a reader would. What an earlier attempt left is dropped first.
-pub fn create(mut migration: Migration) -> Result<()> {
+pub fn create(migration: Migration) -> Result<()> {
     clean::drop_private(migration.id, clean::How::Thoroughly)?;
     preflight::check(migration.relation, &migration.spec)?;
-    choose_names(&mut migration)?;
-    let job = Job::load(migration)?;
+    let mut job = Job::load(migration)?;
+    let parts = choice::decide(&mut job)?;
+    choose_names(&mut job.migration)?;
     let owner = create_targets(&job)?;
-    capture::create(&job.migration, &job.identity, &owner)?;
+    capture::create(&job, &owner)?;
     let position = Position {
         fingerprint: job.fingerprint()?,
+        parts,
         ..Position::default()
     };
     journal::restart_copy(&job.migration, &position)
@@ -37,7 +39,7 @@ pub fn create_targets(job: &Job) -> Result<String> {
         &[job.owner.into()],
     )?
     .unwrap_or_default();
-    for (n, wanted) in job.targets() {
+    for (n, wanted) in job.rebuilt_targets() {
         target::create::create(job, n, wanted, &owner)?;
     }
     Ok(owner)

@@ -196,6 +196,7 @@ pub fn relocate(
         lower: shard.lower.clone(),
         upper: shard.upper.clone(),
         tablespace: Some(tablespace.to_owned()),
+        ..Target::default()
     };
     let spec = Spec {
         sources: vec![source(&shard)],
@@ -282,10 +283,9 @@ pub(super) fn source(shard: &Shard) -> Source {
 
 fn target(lower: Option<String>, upper: Option<String>) -> Target {
     Target {
-        name: None,
         lower,
         upper,
-        tablespace: None,
+        ..Target::default()
     }
 }
 

@@ -24,7 +24,8 @@ use crate::settings;
 /// followed. To be called inside the switch, once sources are detached and targets (`made`) attached.
 pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
     let seconds = settings::retain_source().as_secs_f64();
-    if seconds == 0.0 {
+    // A table that stays is no old shard, and without a key nothing can be followed.
+    if seconds == 0.0 || job.kept().next().is_some() || job.identity.is_empty() {
         return Ok(());
     }
     let sources = job.source_oids();
@@ -48,7 +49,13 @@ pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
         "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = $1",
         &[job.owner.into()],
     )?;
-    capture::create(&reverse, &job.identity, &owner.unwrap_or_default())?;
+    let reverse_job = Job {
+        migration: reverse.clone(),
+        key: job.key.clone(),
+        identity: job.identity.clone(),
+        owner: job.owner,
+    };
+    capture::create(&reverse_job, &owner.unwrap_or_default())?;
     capture::start(&reverse)?;
     reverse.position.fingerprint = target::fingerprint(job.migration.relation, made)?;
     // When they come back their counters will have stood still.

@@ -142,6 +142,8 @@ pub fn target(source: &Source) -> Target {
         lower: source.lower.clone(),
         upper: source.upper.clone(),
         tablespace: None,
+        keeps: None,
+        outgrown: false,
     }
 }
 

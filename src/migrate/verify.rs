@@ -10,7 +10,7 @@ use crate::catalog::journal::{self, Target};
 use crate::error::{Error, Result};
 use crate::migrate::definition;
 use crate::migrate::job::Job;
-use crate::migrate::{capture, names};
+use crate::migrate::{capture, flows, names};
 use crate::pg::txn::{self, Isolation};
 use crate::pg::{background, guc, role, spi};
 
@@ -41,7 +41,7 @@ struct Range {
 /// Compares all rows; each range in a transaction of its own, with `between` called after each.
 /// `Ok(false)`: a source was truncated meanwhile, so that the log has to be applied first.
 pub fn all(job: &Job, mut between: impl FnMut() -> Result<()>) -> Result<bool> {
-    for (n, target) in job.targets() {
+    for (n, target) in job.rebuilt_targets() {
         let mut lower = target.lower.clone();
         loop {
             background::check_for_interrupts();
@@ -69,7 +69,8 @@ fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
             if capture::truncated(&job.migration)? {
                 return Ok(None);
             }
-            Ok(Some(if has_key_index(job)? {
+            let first = job.migration.spec.first_source()?;
+            Ok(Some(if flows::has_key_index(job, first)? {
                 compare_rows(job, n, range)?
             } else {
                 compare_sums(job, n, range)?
@@ -117,34 +118,12 @@ fn next_boundary(
     target: &Target,
     lower: Option<&str>,
 ) -> Result<Option<String>> {
-    if !has_key_index(job)? {
+    if !flows::has_key_index(job, job.migration.spec.first_source()?)? {
         // Every range would scan the whole target.
         return Ok(None);
     }
-    let column = spi::quote_identifier(&job.key.column);
-    let condition = definition::range_condition(&job.key, lower, target.upper.as_deref());
-    let sql = format!(
-        "SELECT k::text FROM (SELECT {column} AS k FROM ONLY {} WHERE {condition} ORDER BY {} OFFSET {RANGE_ROWS} LIMIT 1) x
-          WHERE {}",
-        job.target_name(n),
-        job.key.by(&column),
-        // Many rows with one key: a range cannot end where it begins.
-        lower.map_or("true".to_owned(), |lower| {
-            let lower = format!("{}::{}", spi::quote_literal(lower), job.key.type_name);
-            job.key.before(&lower, "k")
-        }),
-    );
-    role::as_owner(job.owner, || spi::value::<String>(&sql, &[]))
-}
-
-fn has_key_index(job: &Job) -> Result<bool> {
-    let found = spi::value::<bool>(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a
-                            ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-                         WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND a.attname = $2)",
-        &[job.first_source()?.into(), job.key.column.as_str().into()],
-    )?;
-    Ok(found.unwrap_or(false))
+    let upper = target.upper.as_deref();
+    flows::next_key(job, &job.target_name(n), lower, upper, RANGE_ROWS)
 }
 
 /// By key, row with row: `*<>` compares images, so that values that are merely equal to their type, such as 1.0 and
@@ -270,6 +249,16 @@ pub fn apply_and_compare_last(job: &Job) -> Result<()> {
         return Ok(());
     }
     super::catch_up::apply(job)?;
+    let targets: Vec<(usize, String)> = job
+        .rebuilt_targets()
+        .map(|(n, target)| (n, format!("({})", job.belongs_to(target))))
+        .collect();
+    if targets.is_empty() {
+        return Ok(());
+    }
+    // Rows of ranges that stay in their table have no copy to be compared with.
+    let ranges: Vec<&str> = targets.iter().map(|(_, range)| range.as_str()).collect();
+    let ranges = ranges.join(" OR ");
     let keys = capture::logged_keys(&job.migration, &job.identity);
     let columns = row_text(job)?;
     let rows = |table: &str| {
@@ -281,11 +270,11 @@ pub fn apply_and_compare_last(job: &Job) -> Result<()> {
         .spec
         .sources
         .iter()
-        .map(|source| rows(&source.qualified()))
+        .map(|source| format!("{} WHERE {ranges}", rows(&source.qualified())))
         .collect();
-    let targets: Vec<String> = job
-        .targets()
-        .map(|(n, _)| rows(&job.target_name(n)))
+    let targets: Vec<String> = targets
+        .iter()
+        .map(|(n, _)| rows(&job.target_name(*n)))
         .collect();
     let (source, target) = (
         sums(job, &sources.join(" UNION ALL "))?,

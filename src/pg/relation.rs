@@ -62,6 +62,13 @@ pub fn require_owner(relation: pg_sys::Oid) -> Result<()> {
     }
 }
 
+/// Makes this process read the relation's definition anew once the next command is done: for a change of its
+/// catalog rows that PostgreSQL does not notice by itself. Others do so anyway, when its partition bound changes.
+pub fn forget_cached(relation: pg_sys::Oid) {
+    // SAFETY: inside a transaction, as all our code is; only queues a message.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
+}
+
 fn missing(relation: pg_sys::Oid) -> Error {
     Error::Missing {
         what: format!("relation with OID {} does not exist", relation.to_u32()),

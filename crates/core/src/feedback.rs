@@ -31,6 +31,23 @@ pub struct Outcome {
     pub benefit_predicted: f64,
     /// The benefit that was measured; `None` = not known yet.
     pub benefit_realised: Option<f64>,
+    /// Rows that changed tables inside its cutover.
+    #[serde(default)]
+    pub moved: Moved,
+}
+
+/// Rows that changed tables inside a cutover, and how long that took.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Moved {
+    /// Rows deleted from kept tables.
+    pub deleted: f64,
+    /// Seconds for that.
+    pub delete_seconds: f64,
+    /// Rows inserted into kept tables.
+    pub inserted: f64,
+    /// Seconds for that.
+    pub insert_seconds: f64,
 }
 
 /// How many of the latest outcomes count.
@@ -43,6 +60,10 @@ const PRIOR: f64 = 0.5;
 const FULL_COPY: f64 = 5.0;
 /// Copying for less than this says nothing about the rate, s.
 const LEAST_COPY: f64 = 0.05;
+/// So many rows moved in a cutover make it count in full for the rate.
+const FULL_MOVE: f64 = 10_000.0;
+/// Fewer say nothing about the rate: parsing and planning take longer.
+const LEAST_MOVE: f64 = 500.0;
 /// The rate that four of five copies exceed.
 const RATE_QUANTILE: f64 = 0.2;
 /// The pause that one of twenty cutovers exceeds.
@@ -71,6 +92,16 @@ pub fn learn(defaults: &Learned, outcomes: &[Outcome]) -> Learned {
         copy_rate_spread: spread(&rates, outcomes, defaults.copy_rate_spread),
         overhead: blend(&overheads, defaults.overhead, OVERHEAD_QUANTILE),
         pause: blend(&pauses, defaults.pause, PAUSE_QUANTILE),
+        delete_rate: blend(
+            &move_rates(outcomes, |moved| (moved.deleted, moved.delete_seconds)),
+            defaults.delete_rate,
+            RATE_QUANTILE,
+        ),
+        insert_rate: blend(
+            &move_rates(outcomes, |moved| (moved.inserted, moved.insert_seconds)),
+            defaults.insert_rate,
+            RATE_QUANTILE,
+        ),
         theta_factor: theta_factor(defaults.theta_factor, outcomes),
         gain_ratio: gain_ratio(outcomes),
         outcomes: outcomes.len(),
@@ -109,6 +140,15 @@ fn rates(outcomes: &[Outcome]) -> Vec<(f64, f64)> {
         }
     }
     rates
+}
+
+/// Rows per second that cutovers moved.
+fn move_rates(outcomes: &[Outcome], of: impl Fn(&Moved) -> (f64, f64)) -> Vec<(f64, f64)> {
+    weigh(outcomes, |outcome| {
+        let (rows, seconds) = of(&outcome.moved);
+        let telling = rows.is_finite() && rows >= LEAST_MOVE && seconds > 0.0;
+        telling.then(|| (rows / seconds, (rows / FULL_MOVE).min(1.0)))
+    })
 }
 
 /// Values and the default; the latter counts less the more the values weigh.
@@ -198,6 +238,7 @@ mod tests {
             copy_seconds,
             benefit_predicted: 0.0,
             benefit_realised: None,
+            moved: Moved::default(),
         }
     }
 
@@ -265,6 +306,24 @@ mod tests {
     }
 
     #[test]
+    fn the_rates_of_moving_rows_are_learned_from_cutovers_that_moved_many() {
+        let moved = |rows: f64| Outcome {
+            moved: Moved {
+                deleted: rows,
+                delete_seconds: rows / 200_000.0,
+                ..Moved::default()
+            },
+            ..copied(1e9, 10.0)
+        };
+        let defaults = Learned::default();
+        let learned = learn(&defaults, &vec![moved(20_000.0); 5]);
+        assert!((learned.delete_rate - 200_000.0).abs() < 1.0, "{learned:?}");
+        assert_eq!(learned.insert_rate, defaults.insert_rate);
+        let few = learn(&defaults, &vec![moved(100.0); 5]);
+        assert_eq!(few.delete_rate, defaults.delete_rate);
+    }
+
+    #[test]
     fn overruns_widen_the_spread() {
         let late = Outcome {
             predicted_duration: 5.5,
@@ -295,10 +354,12 @@ mod tests {
                 benefit_predicted: *a,
                 benefit_realised: Some(*b),
                 predicted_duration: *c,
+                moved: Moved { deleted: *a, delete_seconds: *b, inserted: *b, insert_seconds: *c },
                 ..copied(*a, *b)
             }).collect();
             let learned = learn(&Learned::default(), &outcomes);
             prop_assert!(learned.copy_rate > 0.0 && learned.copy_rate.is_finite());
+            prop_assert!(learned.delete_rate >= 0.0 && learned.delete_rate.is_finite());
             prop_assert!(learned.pause >= 0.0 && learned.pause.is_finite());
             prop_assert!((0.05..=1.0).contains(&learned.copy_rate_spread));
             prop_assert!((0.5..=4.0).contains(&learned.theta_factor));

@@ -84,6 +84,11 @@ pub const TRANSITIONS: &[(State, State, &str)] = &[
         "the switch is committed: from here on there is no way back",
     ),
     (
+        CuttingOver,
+        Preparing,
+        "a kept table would have to give or take more rows than fit repart.max_pause: it is rebuilt instead",
+    ),
+    (
         Cleaning,
         Done,
         "sources, log and trigger function are dropped",

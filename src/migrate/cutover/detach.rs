@@ -10,7 +10,8 @@ use crate::pg::spi;
 
 use super::rename;
 
-/// Takes the sources out of the table, and out of the users' sight.
+/// Takes the sources out of the table, and out of the users' sight; those that a target keeps, out of the table
+/// only: the bound of a partition cannot be changed.
 pub fn sources(job: &Job) -> Result<()> {
     let parent = crate::pg::relation::name(job.migration.relation)?;
     for (n, source) in job.migration.spec.sources.iter().enumerate() {
@@ -20,6 +21,9 @@ pub fn sources(job: &Job) -> Result<()> {
             "ALTER TABLE {parent} DETACH PARTITION {}",
             source.qualified()
         ))?;
+        if job.is_kept(n) {
+            continue;
+        }
         for (k, index) in definition::indexes(source.relation())?.iter().enumerate() {
             rename(
                 "INDEX",
@@ -44,6 +48,9 @@ pub fn sources(job: &Job) -> Result<()> {
 /// reference would fail because of rows that nobody sees any more, until they are dropped.
 pub fn foreign_keys(job: &Job) -> Result<()> {
     for (n, source) in job.migration.spec.sources.iter().enumerate() {
+        if job.is_kept(n) {
+            continue;
+        }
         let keys: Vec<String> = spi::query(
             "SELECT conname::text FROM pg_catalog.pg_constraint
               WHERE conrelid = $1 AND contype = 'f' AND conparentid = 0",

@@ -2,6 +2,7 @@
 
 mod blocking;
 mod detach;
+mod keep;
 mod publish;
 
 pub use blocking::attempt_blocking;
@@ -11,7 +12,8 @@ use std::time::Instant;
 use pgrx::pg_sys;
 use repart_core::state::State;
 
-use crate::catalog::{control, cutovers, journal};
+use crate::catalog::journal::{self, Position};
+use crate::catalog::{control, cutovers};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
 use crate::migrate::{capture, default_partition, locks, obstacle, preflight, retain, verify};
@@ -83,12 +85,20 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
         let targets = target_oids(job)?;
         // Read before detaching, which renames them.
         let model = Model::read(job)?;
+        keep::drop_capture(job)?;
         detach::sources(job)?;
+        let done = keep::move_rows(job)?;
+        keep::step_aside(job)?;
         for (n, oid) in targets.iter().enumerate() {
-            publish::target(job, n, *oid, &model)?;
+            if job.kept().all(|kept| kept.n != n) {
+                publish::target(job, n, *oid, &model)?;
+            }
         }
+        keep::step_back(job)?;
+        keep::attach(job)?;
         detach::foreign_keys(job)?;
-        inherit_history(job, &targets)?;
+        let position = note_moved(job, done)?;
+        inherit_history(job, &position, &targets)?;
         changed.extend(&targets);
         changed.push(job.migration.relation);
         made.push((job, targets));
@@ -99,7 +109,6 @@ fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
     }
     for job in jobs {
         default_partition::drop_proof(job.id())?;
-        detach::foreign_keys(job)?;
     }
     Ok(changed)
 }
@@ -115,7 +124,7 @@ fn record(changed: &[pg_sys::Oid]) -> Result<()> {
 fn lock_private(jobs: &[Job]) -> Result<()> {
     guc::set_for_transaction("lock_timeout", "5s");
     for job in jobs {
-        for (n, _) in job.targets() {
+        for (n, _) in job.rebuilt_targets() {
             locks::lock(&job.target_name(n), "ACCESS EXCLUSIVE")?;
         }
     }
@@ -145,6 +154,9 @@ fn lock_public(relations: &[pg_sys::Oid]) -> Result<()> {
 fn target_oids(job: &Job) -> Result<Vec<pg_sys::Oid>> {
     job.targets()
         .map(|(n, _)| {
+            if let Some(kept) = job.kept().find(|kept| kept.n == n) {
+                return Ok(kept.source.relation());
+            }
             spi::value::<pg_sys::Oid>("SELECT $1::regclass::oid", &[job.target_name(n).into()])?
                 .ok_or_else(|| Error::Internal("a target vanished".to_owned()))
         })
@@ -163,11 +175,26 @@ fn rename(kind: &str, schema: &str, from: &str, to: &str) -> Result<()> {
     Ok(())
 }
 
+/// Notes what moving rows took, and the rows that were not copied ahead, for the shares of history.
+fn note_moved(job: &Job, done: keep::Done) -> Result<Position> {
+    let mut position = job.migration.position.clone();
+    if job.kept().next().is_none() {
+        return Ok(position);
+    }
+    for (source, target, rows) in done.uncopied {
+        position.note(source, target, rows);
+    }
+    position.moved = done.moved;
+    let (rows, bytes) = (done.moved.inserted as i64, done.bytes as i64);
+    journal::advance(&job.migration, &position, rows, bytes, 0.0)?;
+    Ok(position)
+}
+
 /// The new shards inherit the history of the old ones, by the share of their rows.
-fn inherit_history(job: &Job, targets: &[pg_sys::Oid]) -> Result<()> {
+fn inherit_history(job: &Job, position: &Position, targets: &[pg_sys::Oid]) -> Result<()> {
     for (n, target) in targets.iter().enumerate() {
         for (s, source) in job.migration.spec.sources.iter().enumerate() {
-            let share = job.migration.position.share(s, n);
+            let share = position.share(s, n);
             if share > 0.0 {
                 journal::insert_lineage(*target, source.relation(), share)?;
             }

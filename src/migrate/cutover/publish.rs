@@ -81,7 +81,8 @@ fn take_place(job: &Job, n: usize, schema: &str, name: &str) -> Result<()> {
     rename("TABLE", schema, &names::private_target(job.id(), n), name)
 }
 
-fn attach(job: &Job, target: &Target, table: &str) -> Result<()> {
+/// Attaches a table and drops the constraint that spared it a scan.
+pub fn attach(job: &Job, target: &Target, table: &str) -> Result<()> {
     let bound = |bound: &Option<String>, open: &str| {
         bound.as_ref().map_or(open.to_owned(), spi::quote_literal)
     };

@@ -1,5 +1,6 @@
 //! What could be done: candidates with their gain and price, and why others were ruled out.
 
+use super::effort::Effort;
 use super::model::{Model, at};
 use super::objective;
 use super::step::{Action, Reason};
@@ -25,8 +26,8 @@ pub(super) struct Candidate {
     pub(super) sources: Range<usize>,
     pub(super) boundaries: Vec<String>,
     pub(super) targets: Vec<Target>,
-    /// Bytes rewritten.
-    pub(super) bytes: f64,
+    /// What is copied and moved.
+    pub(super) effort: Effort,
     pub(super) deadline: Option<i64>,
     pub(super) confidence: f64,
 }
@@ -112,7 +113,7 @@ impl Candidate {
 
     /// How long it takes, s.
     pub(super) fn duration(&self, model: &Model) -> f64 {
-        objective::duration(&model.learned, self.bytes)
+        objective::duration(&model.learned, self.effort.bytes, self.effort.pause(model))
     }
 
     /// By how many shards the table grows (negative: shrinks).
@@ -157,7 +158,8 @@ impl Candidate {
             cost: objective::cost(
                 policy,
                 learned,
-                self.bytes,
+                self.effort.bytes,
+                self.effort.pause(model),
                 utilisation,
                 self.growth(),
                 horizon,
@@ -175,17 +177,7 @@ impl Candidate {
             rule,
             why,
             value,
-            bytes: self.bytes,
+            bytes: self.effort.bytes,
         }
-    }
-}
-
-/// Bytes that are rewritten when `moved` bytes in `rows` rows change shard: only those where they are
-/// few enough to change hands inside the cutover, otherwise all bytes of the sources.
-pub(super) fn rewritten(model: &Model, moved: f64, rows: f64, all: f64) -> f64 {
-    if rows <= model.policy.in_place_rows {
-        moved
-    } else {
-        all
     }
 }

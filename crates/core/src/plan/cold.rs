@@ -4,7 +4,8 @@
 //! forecast *and* in the last season, and that has been watched for two seasons. Skill is not asked
 //! for: the past season is the safeguard, and a shard without load shows no confidence.
 
-use super::candidate::{Candidate, Proposal, Target, rewritten};
+use super::candidate::{Candidate, Proposal, Target};
+use super::effort::effort;
 use super::hot::{blocked, need};
 use super::model::{Model, View};
 use super::step::{Action, Reason};
@@ -32,8 +33,6 @@ struct Run {
     recent_peak: f64,
     now: f64,
     bytes: f64,
-    rows: f64,
-    largest: (f64, f64),
     young: bool,
     blocked: bool,
 }
@@ -47,8 +46,6 @@ impl Run {
             recent_peak: view.recent_peak,
             now: view.now,
             bytes: view.bytes,
-            rows: view.rows,
-            largest: (view.bytes, view.rows),
             young: shard.history_span < view.season.saturating_mul(2),
             blocked: blocked(model, table, at).is_some(),
         }
@@ -68,12 +65,6 @@ impl Run {
             recent_peak: self.recent_peak + other.recent_peak,
             now: self.now + other.now,
             bytes: self.bytes + other.bytes,
-            rows: self.rows + other.rows,
-            largest: if other.largest.0 > self.largest.0 {
-                other.largest
-            } else {
-                self.largest
-            },
             young: self.young || other.young,
             blocked: self.blocked || other.blocked,
         }
@@ -149,7 +140,8 @@ fn merge(model: &Model, table: usize, run: &Run) -> Option<Proposal> {
         return None;
     }
     let (_, view) = model.shard(table, run.first)?;
-    let (largest_bytes, largest_rows) = run.largest;
+    let sources = run.first..run.next;
+    let pieces: Vec<(usize, f64)> = sources.clone().map(|at| (at, 1.0)).collect();
     let confidences = (run.first..run.next)
         .filter_map(|at| model.shard(table, at))
         .map(|(_, view)| view.confidence);
@@ -158,17 +150,12 @@ fn merge(model: &Model, table: usize, run: &Run) -> Option<Proposal> {
         reason: Reason::ColdGroup,
         table,
         subject: run.first,
-        sources: run.first..run.next,
+        sources: sources.clone(),
         boundaries: Vec::new(),
         targets: vec![Target {
-            pieces: (run.first..run.next).map(|at| (at, 1.0)).collect(),
+            pieces: pieces.clone(),
         }],
-        bytes: rewritten(
-            model,
-            run.bytes - largest_bytes,
-            run.rows - largest_rows,
-            run.bytes,
-        ),
+        effort: effort(model, table, &sources, std::slice::from_ref(&pieces)),
         deadline: None,
         // Two quiet seasons count, with or without confidence.
         confidence: confidences.fold(1.0, f64::min).max(0.5),

@@ -51,6 +51,19 @@ pub(super) fn bytes(bytes: f64) -> String {
     }
 }
 
+/// A whole number with a comma at every thousand.
+pub(super) fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// `1 part`, `2 parts`.
 fn count(number: usize, word: &str) -> String {
     format!("{number} {word}{}", if number == 1 { "" } else { "s" })
@@ -193,7 +206,11 @@ pub(super) fn why(model: &Model, accepted: &Accepted) -> String {
         _ => format!("a merge leaves one shard with at most {relative}"),
     };
     let duration = span(timing.finish.saturating_sub(timing.start));
-    let effort = format!("{} to rewrite take {duration}", bytes(candidate.bytes));
+    let way = candidate.effort.way(model, candidate.table);
+    let effort = format!(
+        "{way}: {} to write take {duration}",
+        bytes(candidate.effort.bytes)
+    );
     let value = accepted.value;
     let gain = format!("{} ({} times)", worth(value), number(value.ratio()));
     format!(

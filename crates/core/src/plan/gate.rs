@@ -136,8 +136,11 @@ impl<'m, 'a> Gate<'m, 'a> {
             ));
         }
         let budget = policy.churn_budget * self.model.total_bytes;
-        if self.steps > 0 && self.bytes + candidate.bytes > budget {
-            let (more, spent) = (explain::bytes(candidate.bytes), explain::bytes(self.bytes));
+        if self.steps > 0 && self.bytes + candidate.effort.bytes > budget {
+            let (more, spent) = (
+                explain::bytes(candidate.effort.bytes),
+                explain::bytes(self.bytes),
+            );
             let share = explain::percent(policy.churn_budget);
             let why = format!(
                 "its {more} on top of the {spent} of more urgent steps exceed {share} of all bytes"
@@ -223,7 +226,7 @@ impl<'m, 'a> Gate<'m, 'a> {
         if let Some(shards) = self.shards.get_mut(candidate.table) {
             *shards = (*shards + candidate.targets.len()).saturating_sub(candidate.sources.len());
         }
-        self.bytes += candidate.bytes;
+        self.bytes += candidate.effort.bytes;
         self.steps += 1;
     }
 }

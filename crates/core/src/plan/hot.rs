@@ -1,6 +1,7 @@
 //! Candidates against hot and overlarge shards: split, and shift to a neighbour.
 
-use super::candidate::{Candidate, Proposal, Rejected, Target, rewritten};
+use super::candidate::{Candidate, Proposal, Rejected, Target};
+use super::effort::effort;
 use super::explain;
 use super::model::{Basis, Model, View, at, peak};
 use super::shift;
@@ -214,8 +215,7 @@ fn split(
     let cuts = cuts(model, view, most, need, segments)?;
     let boundaries = heat::boundaries(segments, &cuts).ok_or_else(gone)?;
     let runs = runs(segments, &cuts);
-    let largest = runs.iter().map(|(_, rows)| *rows).fold(0.0, f64::max);
-    let leaving = (1.0 - largest).max(0.0);
+    let parts: Vec<Vec<(usize, f64)>> = runs.iter().map(|(_, rows)| vec![(shard, *rows)]).collect();
     Ok(Candidate {
         action: Action::Split,
         reason: need.reason,
@@ -229,7 +229,7 @@ fn split(
                 pieces: vec![(shard, *load)],
             })
             .collect(),
-        bytes: rewritten(model, leaving * view.bytes, leaving * view.rows, view.bytes),
+        effort: effort(model, table, &(shard..shard + 1), &parts),
         deadline: need.deadline,
         confidence: need.confidence,
     })

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::heat::Bucket;
+use crate::in_place;
 
 /// One second, in µs.
 pub const SECOND: i64 = 1_000_000;
@@ -197,10 +198,9 @@ pub struct Policy {
     pub shard_price: f64,
     /// How long a merge is taken to spare the price of a shard, µs.
     pub merge_payback: i64,
-    /// Rows that may leave or enter a table inside the cutover (pause budget times some 500,000
-    /// rows/s). When at most so many rows change shard, only they are rewritten; otherwise all rows of
-    /// the sources are.
-    pub in_place_rows: f64,
+    /// The longest pause of a cutover, s: a table is kept in place where the rows that leave and enter it
+    /// can be moved in that time; see [`crate::in_place`].
+    pub max_pause: f64,
 }
 
 impl Default for Policy {
@@ -228,7 +228,7 @@ impl Default for Policy {
             fixed_cost: 0.5,
             shard_price: 1e-4,
             merge_payback: 30 * 86_400 * SECOND,
-            in_place_rows: 25_000.0,
+            max_pause: 0.05,
         }
     }
 }
@@ -245,6 +245,10 @@ pub struct Learned {
     pub overhead: f64,
     /// The pause of a cutover, s; on the careful side.
     pub pause: f64,
+    /// Rows per second that a cutover deletes; on the careful side.
+    pub delete_rate: f64,
+    /// Rows per second that a cutover inserts; on the careful side.
+    pub insert_rate: f64,
     /// Multiplies [`Policy::theta`]: above 1 after promises that were not kept.
     pub theta_factor: f64,
     /// Realised / promised benefit of the last ten migrations; `None` until there are ten.
@@ -260,6 +264,8 @@ impl Default for Learned {
             copy_rate_spread: 0.3,
             overhead: 2.0,
             pause: 0.05,
+            delete_rate: in_place::DELETE_RATE,
+            insert_rate: in_place::INSERT_RATE,
             theta_factor: 1.0,
             gain_ratio: None,
             outcomes: 0,

@@ -7,6 +7,7 @@
 
 mod candidate;
 mod cold;
+mod effort;
 mod explain;
 mod gate;
 mod grid;
@@ -148,7 +149,7 @@ fn step(model: &Model, accepted: &Accepted, rejected: &[Rejected]) -> Option<Ste
         key_to: last.upper.clone(),
         source: placement.clone(),
         target: placement,
-        bytes: candidate.bytes,
+        bytes: candidate.effort.bytes,
         reason: candidate.reason,
         why: explain::why(model, accepted),
         load_before: candidate.load_before(model),
@@ -159,7 +160,7 @@ fn step(model: &Model, accepted: &Accepted, rejected: &[Rejected]) -> Option<Ste
         planned_start: accepted.timing.start,
         deadline: candidate.deadline,
         duration: candidate.duration(model),
-        pause: model.learned.pause,
+        pause: candidate.effort.pause(model),
         will_miss: accepted.timing.will_miss,
         confidence: candidate.confidence,
         alternatives: explain::alternatives(model, rejected),

@@ -78,25 +78,26 @@ impl Objective {
     }
 }
 
-/// How long rewriting so many bytes takes, s: preparing, copying, pausing.
-pub(super) fn duration(learned: &Learned, bytes: f64) -> f64 {
-    learned.overhead + bytes / learned.copy_rate + learned.pause
+/// How long rewriting so many bytes takes, s: preparing, copying, and a cutover of the given pause.
+pub(super) fn duration(learned: &Learned, bytes: f64, pause: f64) -> f64 {
+    learned.overhead + bytes / learned.copy_rate + pause
 }
 
 /// The overload-seconds spent on a migration.
 ///
-/// `utilisation` is that of the sources at the cutover, `extra_shards` what the table gains in shards,
+/// `utilisation` is that of the sources at the cutover, which lasts for `pause` s, `extra_shards` what the table gains in shards,
 /// each of which is paid for over the `horizon`.
 pub(super) fn cost(
     policy: &Policy,
     learned: &Learned,
     bytes: f64,
+    pause: f64,
     utilisation: f64,
     extra_shards: f64,
     horizon: f64,
 ) -> f64 {
     let copying = policy.copy_tax * bytes / learned.copy_rate;
-    let pausing = policy.pause_price * learned.pause * utilisation;
+    let pausing = policy.pause_price * pause * utilisation;
     copying + pausing + policy.fixed_cost + policy.shard_price * extra_shards.max(0.0) * horizon
 }
 
@@ -142,7 +143,7 @@ pub(super) fn checked(policy: &Policy) -> Policy {
         fixed_cost: finite(policy.fixed_cost),
         shard_price: finite(policy.shard_price),
         merge_payback: policy.merge_payback.max(0),
-        in_place_rows: finite(policy.in_place_rows),
+        max_pause: finite(policy.max_pause),
         max_shards: policy.max_shards,
     }
 }
@@ -150,13 +151,18 @@ pub(super) fn checked(policy: &Policy) -> Policy {
 /// What was learned, with every number in its range.
 pub(super) fn checked_learned(learned: &Learned) -> Learned {
     let default = Learned::default();
-    let rate = finite(learned.copy_rate);
+    let positive = |value: f64, otherwise: f64| match finite(value) {
+        value if value > 0.0 => value,
+        _ => otherwise,
+    };
     let factor = learned.theta_factor;
     Learned {
-        copy_rate: if rate > 0.0 { rate } else { default.copy_rate },
+        copy_rate: positive(learned.copy_rate, default.copy_rate),
         copy_rate_spread: finite(learned.copy_rate_spread).min(4.0),
         overhead: finite(learned.overhead),
         pause: finite(learned.pause),
+        delete_rate: positive(learned.delete_rate, default.delete_rate),
+        insert_rate: positive(learned.insert_rate, default.insert_rate),
         theta_factor: if factor.is_finite() {
             factor.clamp(0.25, 4.0)
         } else {

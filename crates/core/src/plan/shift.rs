@@ -1,6 +1,7 @@
 //! Candidates that give an edge of a hot shard to a neighbour: no new shard, and fewer bytes.
 
-use super::candidate::{Candidate, Rejected, Target, rewritten};
+use super::candidate::{Candidate, Rejected, Target};
+use super::effort::{Effort, effort};
 use super::explain;
 use super::hot::{Need, Refusal, blocked, rejection};
 use super::model::{Basis, Model, at};
@@ -55,8 +56,8 @@ pub(super) fn to(
         reason: need.reason,
         table,
         subject: shard,
-        sources: shard.min(neighbour)..shard.max(neighbour) + 1,
-        bytes: pair.bytes(&run),
+        sources: pair.sources(),
+        effort: pair.effort(&run),
         boundaries: vec![run.boundary],
         targets: if neighbour < shard {
             vec![receiver, keeper]
@@ -135,20 +136,20 @@ impl Pair<'_, '_> {
         Ok(run)
     }
 
-    /// Bytes rewritten by shifting a run.
-    fn bytes(&self, run: &EdgeRun) -> f64 {
-        let of = |shard| {
-            self.model
-                .shard(self.table, shard)
-                .map_or((0.0, 0.0), |(_, v)| (v.bytes, v.rows))
+    /// What shifting a run takes.
+    fn effort(&self, run: &EdgeRun) -> Effort {
+        let keeper = vec![(self.shard, 1.0 - run.rows_share)];
+        let receiver = vec![(self.neighbour, 1.0), (self.shard, run.rows_share)];
+        let parts = if self.neighbour < self.shard {
+            [receiver, keeper]
+        } else {
+            [keeper, receiver]
         };
-        let ((bytes, rows), (taker_bytes, _)) = (of(self.shard), of(self.neighbour));
-        rewritten(
-            self.model,
-            run.rows_share * bytes,
-            run.rows_share * rows,
-            bytes + taker_bytes,
-        )
+        effort(self.model, self.table, &self.sources(), &parts)
+    }
+
+    fn sources(&self) -> std::ops::Range<usize> {
+        self.shard.min(self.neighbour)..self.shard.max(self.neighbour) + 1
     }
 }
 

@@ -148,7 +148,7 @@ fn nothing_goes_to_a_neighbour_of_which_nothing_is_known() {
 fn a_few_rows_go_to_a_colder_neighbour_rather_than_into_a_new_shard() {
     let mut hot = shard(0, constant(750.0));
     hot.buckets = buckets(0, &[0.2, 0.2, 0.2, 0.2, 0.2]);
-    hot.rows = 1e5;
+    hot.rows = 1e4;
     let plan = plan(&snapshot(vec![hot, shard(1, constant(300.0))]));
     let step = only(&plan);
     assert_eq!(
@@ -156,8 +156,30 @@ fn a_few_rows_go_to_a_colder_neighbour_rather_than_into_a_new_shard() {
         (Action::Shift, &vec![100, 101], &vec!["000004".to_owned()])
     );
     assert!((step.bytes - 2e8).abs() < 1.0 && (step.load_after - 600.0).abs() < 1e-6);
+    let way =
+        "it keeps orders_p1 and orders_p0 in place and moves 2,000 rows in its cutover: 200.0 MB";
+    assert!(step.why.contains(way), "{}", step.why);
     assert_eq!(step.alternatives[0]["rule"], "LOWER_RATIO");
     assert_eq!(step.alternatives[0]["action"], "split");
+}
+
+#[test]
+fn a_step_that_moves_too_many_rows_for_the_pause_rebuilds_and_says_so() {
+    let mut hot = shard(0, constant(1500.0));
+    hot.rows = 1e4;
+    let mut input = snapshot(vec![hot, shard(1, constant(650.0))]);
+    let kept = only(&plan(&input)).clone();
+    assert!(kept.why.contains("in place"), "{}", kept.why);
+    input.policy.max_pause = 0.012;
+    let rebuilt = only(&plan(&input)).clone();
+    assert!(
+        rebuilt
+            .why
+            .contains("it rebuilds every shard concerned: 1.0 GB"),
+        "{}",
+        rebuilt.why
+    );
+    assert!(rebuilt.bytes > kept.bytes && rebuilt.duration > kept.duration);
 }
 
 #[test]
