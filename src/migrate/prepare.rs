@@ -23,7 +23,7 @@ pub fn create(mut migration: Migration) -> Result<()> {
     }
     capture::create(&job.migration, &job.identity, &owner)?;
     let position = Position {
-        fingerprint: job.fingerprint()?,
+        fingerprint: job.definition()?.fingerprint,
         ..Position::default()
     };
     journal::restart_copy(&job.migration, &position)

@@ -36,6 +36,10 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
         return Ok(Attempt::Waiting(obstacle));
     }
     lock_private(jobs)?;
+    // Under the lock, the plans for it are there already.
+    for job in jobs {
+        read_model(job)?;
+    }
     let begun = Instant::now();
     lock_public(jobs)?;
     let mut pending = 0;
@@ -45,15 +49,12 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     if pending > few {
         return Ok(Attempt::Behind(pending));
     }
+    let mut models = Vec::new();
     for job in jobs {
-        job.require_unchanged()?;
-        // Such as a view of a shard, which somebody made meanwhile: the shard could never be dropped.
-        for source in &job.migration.spec.sources {
-            target::refusals::check(source)?;
-        }
+        models.push(read_model(job)?);
         verify::apply_and_compare_last(job)?;
     }
-    let changed = switch(jobs)?;
+    let changed = switch(jobs, &models)?;
     for job in jobs {
         journal::transition(&job.migration, State::Cleaning)?;
         journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
@@ -64,16 +65,24 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     Ok(Attempt::Switched)
 }
 
+/// What the targets of a job take over; fails if anything of it, or what hangs on the sources, is not as it was.
+fn read_model(job: &Job) -> Result<Model> {
+    let model = Model::read(job)?;
+    // Such as a view of a shard, which somebody made meanwhile: the shard could never be dropped.
+    for source in &job.migration.spec.sources {
+        target::refusals::check(source)?;
+    }
+    Ok(model)
+}
+
 /// Exchanges sources for targets; returns the relations that older snapshots would see wrongly.
-fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
+fn switch(jobs: &[Job], models: &[Model]) -> Result<Vec<pg_sys::Oid>> {
     let mut changed = Vec::new();
-    for job in jobs {
+    for (job, model) in jobs.iter().zip(models) {
         let targets = target_oids(job)?;
-        // Read before detaching, which renames them.
-        let model = Model::read(job)?;
         detach::sources(job)?;
         for (n, oid) in targets.iter().enumerate() {
-            publish::target(job, n, *oid, &model)?;
+            publish::target(job, n, *oid, model)?;
         }
         inherit_history(job, &targets)?;
         changed.extend(targets);
