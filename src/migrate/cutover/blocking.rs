@@ -12,7 +12,7 @@ use crate::migrate::job::Job;
 use crate::migrate::{hold, index, locks, preflight, prepare, verify};
 use crate::pg::{background, guc, role, spi, txn};
 
-use super::{Attempt, lock_out_maintenance, lock_public, obstacle, record, switch};
+use super::{Attempt, lock_out_maintenance, lock_public, obstacle, read_model, record, switch};
 
 /// How long readers may keep the exchange off once all rows are copied: as long, writers wait for nothing.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,13 +39,13 @@ pub fn attempt_blocking(job: &Job, copied: &mut bool, hold: impl FnOnce()) -> Re
     *copied = true;
     hold::inside(job.id(), "blocking");
     preflight::check(job.migration.relation, &job.migration.spec)?;
-    let position = copy(job)?;
+    let mut position = copy(job)?;
     lock_exchange(job)?;
-    preflight::check_again(job)?;
     let mut job = Job::load(job.migration.clone())?;
+    position.fingerprint = job.definition()?.fingerprint;
     job.migration.position = position;
-    let jobs = std::slice::from_ref(&job);
-    let changed = switch(jobs)?;
+    let model = read_model(&job)?;
+    let changed = switch(std::slice::from_ref(&job), std::slice::from_ref(&model))?;
     journal::transition(&job.migration, State::Cleaning)?;
     journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
     record(&changed)?;

@@ -22,11 +22,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads it, while the sources are as users know them.
+    /// Reads it, while the sources are as users know them; fails if anything was changed since the targets were
+    /// made from it.
     pub fn read(job: &Job) -> Result<Self> {
         let source = job.first_source()?;
         Ok(Self {
-            parts: target::parts(source, &relation::name(source)?)?,
+            parts: job.require_unchanged()?.parts,
             valid_foreign_keys: constraints::valid_foreign_keys(source)?,
             indexes: definition::indexes(source)?,
             statistics: statistics::read(source)?,
@@ -53,7 +54,9 @@ pub fn target(job: &Job, n: usize, oid: pg_sys::Oid, model: &Model) -> Result<()
     for statement in target::statements(&model.parts, Phase::Switch) {
         spi::execute(statement)?;
     }
-    constraints::declare_valid(oid, &model.valid_foreign_keys)?;
+    if !model.valid_foreign_keys.is_empty() {
+        constraints::declare_valid(oid, &model.valid_foreign_keys)?;
+    }
     attach(job, target, &source.qualified())?;
     for statement in target::statements(&model.parts, Phase::Attached) {
         spi::execute(statement)?;
