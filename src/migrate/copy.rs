@@ -179,8 +179,8 @@ fn next_part(position: Position) -> Position {
     }
 }
 
-/// How long to wait so that this batch keeps to `repart.max_copy_rate`.
-fn throttle(bytes: i64, seconds: f64) -> std::time::Duration {
+/// How long to wait after so many bytes in so many seconds, to keep to `repart.max_copy_rate`.
+pub fn throttle(bytes: i64, seconds: f64) -> std::time::Duration {
     let wait = settings::max_copy_rate().map_or(0.0, |rate| bytes as f64 / rate - seconds);
     std::time::Duration::from_secs_f64(wait.clamp(0.0, 3600.0))
 }

@@ -271,7 +271,7 @@ impl Drive {
             self.apply_log(&job)?;
             return Ok(Next::Continue);
         }
-        index::vacuum_and_analyze(&job)?;
+        index::vacuum(&job)?;
         to(&job.migration, State::CuttingOver)
     }
 

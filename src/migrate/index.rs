@@ -1,5 +1,5 @@
 //! What follows the copy: taking out rows that may have been copied twice, indexes, constraints,
-//! statistics.
+//! statistics, and before the switch the visibility map.
 
 use crate::catalog::journal::{self, Position, Target};
 use crate::error::Result;
@@ -30,8 +30,8 @@ pub fn deduplicate(job: &Job) -> Result<()> {
     journal::advance(&job.migration, &position, 0, 0, 0.0)
 }
 
-/// Builds the next missing index of a target; `false` when all are there. One transaction each: no
-/// snapshot is held for longer than one index takes.
+/// Builds the next missing index of a target; when all are there, gathers statistics and returns `false`. One
+/// transaction each: no snapshot is held for longer than one index takes.
 pub fn build_next(job: &Job) -> Result<bool> {
     let indexes = definition::indexes(job.first_source()?)?;
     for (n, target) in job.rebuilt_targets() {
@@ -43,6 +43,7 @@ pub fn build_next(job: &Job) -> Result<bool> {
             }
         }
     }
+    analyze(job)?;
     Ok(false)
 }
 
@@ -126,13 +127,27 @@ fn settle(index: &Index, table: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Gives the planner statistics of the targets, and a visibility map, from their first second on.
-pub fn vacuum_and_analyze(job: &Job) -> Result<()> {
-    // Unlike what a copy reads and writes, this must reach the statistics that autovacuum goes by.
+/// Gives the planner statistics of the targets, from now on: catch-up and comparison read them too.
+fn analyze(job: &Job) -> Result<()> {
+    counted(|| {
+        job.rebuilt_targets().try_for_each(|(n, _)| {
+            spi::execute(&format!("ANALYZE {}", job.target_name(n))).map(|_| ())
+        })
+    })
+}
+
+/// Gives the targets a visibility map, so that index-only scans work from the first second.
+pub fn vacuum(job: &Job) -> Result<()> {
+    counted(|| {
+        job.rebuilt_targets()
+            .try_for_each(|(n, _)| txn::vacuum(&format!("VACUUM {}", job.target_name(n))))
+    })
+}
+
+/// Unlike what a copy reads and writes, this must reach the statistics that autovacuum goes by.
+fn counted(body: impl FnOnce() -> Result<()>) -> Result<()> {
     guc::set("track_counts", "on");
-    let outcome = job
-        .rebuilt_targets()
-        .try_for_each(|(n, _)| txn::vacuum(&format!("VACUUM (ANALYZE) {}", job.target_name(n))));
+    let outcome = body();
     guc::set("track_counts", "off");
     outcome
 }

@@ -6,11 +6,12 @@
 //! do not depend on the order of rows, and need no memory. A range that differs is copied again once; if it differs
 //! again, the migration fails.
 
+use std::time::Instant;
+
 use crate::catalog::journal::{self, Target};
 use crate::error::{Error, Result};
-use crate::migrate::definition;
 use crate::migrate::job::Job;
-use crate::migrate::{capture, flows, names};
+use crate::migrate::{capture, copy, definition, flows, names};
 use crate::pg::txn::{self, Isolation};
 use crate::pg::{background, guc, role, spi};
 
@@ -43,17 +44,25 @@ struct Range {
 pub fn all(job: &Job, mut between: impl FnMut() -> Result<()>) -> Result<bool> {
     for (n, target) in job.rebuilt_targets() {
         let mut lower = target.lower.clone();
+        let row_bytes = txn::run(|| bytes_per_row(job, n))?;
         loop {
             background::check_for_interrupts();
+            let begun = Instant::now();
             let upper = txn::run(|| next_boundary(job, n, target, lower.as_deref()))?;
             let range = Range {
                 lower,
                 upper: upper.clone().or_else(|| target.upper.clone()),
             };
-            if !verify_range(job, n, &range)? {
+            let Some(rows) = verify_range(job, n, &range)? else {
                 return Ok(false);
-            }
+            };
             between()?;
+            // Reading as much again as the copy did, it keeps to the same rate.
+            let bytes = (rows as f64 * row_bytes) as i64;
+            let pause = copy::throttle(bytes, begun.elapsed().as_secs_f64());
+            if !pause.is_zero() {
+                background::wait(pause);
+            }
             match upper {
                 Some(key) => lower = Some(key),
                 None => break,
@@ -63,8 +72,17 @@ pub fn all(job: &Job, mut between: impl FnMut() -> Result<()>) -> Result<bool> {
     Ok(true)
 }
 
-fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
-    for attempt in 0..2 {
+/// The average size of a row in the table itself; its indexes were just built, which counts its rows.
+fn bytes_per_row(job: &Job, n: usize) -> Result<f64> {
+    let sql = "SELECT pg_catalog.pg_relation_size(oid) / greatest(reltuples, 1)::float8
+                 FROM pg_catalog.pg_class WHERE oid = $1::regclass";
+    Ok(spi::value(sql, &[job.target_name(n).into()])?.unwrap_or(0.0))
+}
+
+/// Returns the number of rows, once they are equal; `None` when a source was truncated.
+fn verify_range(job: &Job, n: usize, range: &Range) -> Result<Option<i64>> {
+    let mut again = false;
+    loop {
         let compared = txn::run_at(Isolation::RepeatableRead, || {
             if capture::truncated(&job.migration)? {
                 return Ok(None);
@@ -77,15 +95,16 @@ fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
             }))
         })?;
         let Some(compared) = compared else {
-            return Ok(false);
+            return Ok(None);
         };
         if compared.is_equal {
-            return Ok(true);
+            return Ok(Some(compared.target));
         }
         let message = difference(job, range, &compared);
-        if attempt == 1 {
+        if again {
             return Err(Error::VerificationFailed(message));
         }
+        again = true;
         txn::run(|| {
             journal::event(
                 "warning",
@@ -95,7 +114,6 @@ fn verify_range(job: &Job, n: usize, range: &Range) -> Result<bool> {
         })?;
         txn::run_at(Isolation::RepeatableRead, || copy_again(job, n, range))?;
     }
-    Ok(true)
 }
 
 fn difference(job: &Job, range: &Range, compared: &Compared) -> String {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
+use std::time::{Duration, Instant};
+
 use repart_tests::aftermath::assert_nothing_left;
 use repart_tests::cluster::Cluster;
 use repart_tests::repart::Session;
@@ -84,4 +86,25 @@ fn a_row_under_another_key_is_copied_again() {
     for key in [BY_KEY, BY_SUMS] {
         damaged_copy_is_mended(key, "UPDATE {target} SET id = -5 WHERE id = 17");
     }
+}
+
+/// That more time passes than the limit allows would prove nothing; that less does not is what it is for.
+#[test]
+fn the_comparison_keeps_to_the_rate_of_the_copy() {
+    let cluster = Cluster::with_repart(&["repart.max_copy_rate = 1024kB"]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[], 0);
+    session.run(
+        "INSERT INTO orders SELECT id, repeat('x', 100), 0 FROM generate_series(1, 10000) AS id",
+    );
+    let kilobytes = session.number("SELECT pg_relation_size('orders1') / 1024");
+    let begun = Instant::now();
+    let id = session.queue("repart_split('orders1', '5000')");
+    session.wait_done(id);
+    let least = Duration::from_secs_f64(2.0 * kilobytes as f64 / 1024.0);
+    assert!(
+        begun.elapsed() > least.mul_f64(0.9),
+        "{:?}",
+        begun.elapsed()
+    );
 }
