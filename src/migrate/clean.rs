@@ -68,9 +68,8 @@ fn sqlstate(code: PgSqlErrorCode) -> String {
 /// Drops the targets, triggers, trigger function, log and proof on a DEFAULT partition of the migration of this
 /// number, as far as they exist.
 pub fn drop_private(id: i64, how: How) -> Result<()> {
-    let capturing = capturing_tables(id)?;
     if how == How::Thoroughly
-        && let Some(reason) = obstacle::find(&capturing)?
+        && let Some(reason) = obstacle::find(&marked_tables(id)?)?
     {
         return Err(Error::Waiting(reason));
     }
@@ -125,11 +124,17 @@ fn trigger_drops(id: i64) -> Result<Vec<String>> {
     )
 }
 
-fn capturing_tables(id: i64) -> Result<Vec<pg_sys::Oid>> {
+/// The users' tables that have a trigger or a constraint of the migration.
+fn marked_tables(id: i64) -> Result<Vec<pg_sys::Oid>> {
     spi::query(
-        "SELECT DISTINCT tgrelid FROM pg_catalog.pg_trigger
-          WHERE NOT tgisinternal AND tgfoid = pg_catalog.to_regproc($1)::oid",
-        &[names::capture_function(id).into()],
+        "SELECT tgrelid FROM pg_catalog.pg_trigger
+          WHERE NOT tgisinternal AND tgfoid = pg_catalog.to_regproc($1)::oid
+          UNION
+         SELECT conrelid FROM pg_catalog.pg_constraint WHERE conname = $2::name AND contype = 'c'",
+        &[
+            names::capture_function(id).into(),
+            names::default_constraint(id).into(),
+        ],
         |row| row.get(1),
     )
 }

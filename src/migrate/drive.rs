@@ -144,7 +144,7 @@ impl Drive {
             // Somebody asked for something else, or interrupted it for that: the journal says what.
             Err(Error::Superseded(_)) => return Ok(()),
             Err(error) if error.is_cancellation() => return Ok(()),
-            Err(error) if error.is_transient() => patience::reason(migration, &error)?,
+            Err(error) if error.is_transient() => patience::reason(migration, &error),
             Err(error) if migration.state.is_before_switch() => {
                 return self.give_up(migration, error);
             }
@@ -193,6 +193,8 @@ impl Drive {
     /// possible. Before everything is copied it is not: then the log grows, up to its limit.
     fn rest(&mut self, migration: Migration) -> Result<Next> {
         match migration.state {
+            // Without a key nothing is captured.
+            _ if migration.spec.blocking => {}
             State::CatchingUp | State::Verifying | State::CuttingOver => {
                 let job = txn::run(|| Job::load(migration))?;
                 self.apply_log(&job)?;
@@ -315,7 +317,7 @@ impl Drive {
             Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
             Ok(Attempt::Behind(pending)) => behind(pending, applied),
             Err(error) if error.is_transient() && !error.is_cancellation() => {
-                Next::Retry(patience::reason(&job.migration, &error)?)
+                Next::Retry(patience::reason(&job.migration, &error))
             }
             Err(error) => return Err(error),
         };
@@ -338,18 +340,21 @@ impl Drive {
         let attempt = txn::run(|| {
             cutover::attempt_blocking(&job, &mut copied, || hold::inside(job.id(), "switched"))
         });
-        match attempt {
-            Ok(Attempt::Waiting(reason)) => Ok(Next::Retry(reason)),
-            Ok(Attempt::Switched | Attempt::Behind(_)) => Ok(Next::Continue),
-            Err(error) if error.is_transient() && copied => {
+        let reason = match attempt {
+            Ok(Attempt::Switched | Attempt::Behind(_)) => return Ok(Next::Continue),
+            Ok(Attempt::Waiting(reason)) => reason,
+            Err(error) if !error.is_transient() || error.is_cancellation() => return Err(error),
+            Err(error) if copied => {
                 self.copied_in_vain += 1;
-                if self.copied_in_vain < MAX_COPIES_IN_VAIN {
-                    return Ok(Next::Retry(format!("waits: {error}")));
+                if self.copied_in_vain >= MAX_COPIES_IN_VAIN {
+                    return Err(Error::Internal(format!("given up: {error}")));
                 }
-                Err(Error::Internal(format!("given up: {error}")))
+                format!("waits: {error}")
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => patience::reason(&job.migration, &error),
+        };
+        patience::require(&job.migration, &reason)?;
+        Ok(Next::Retry(reason))
     }
 
     /// Applies what the log has now; measures how fast that goes.

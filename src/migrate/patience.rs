@@ -7,12 +7,16 @@ use crate::pg::txn;
 use crate::settings;
 
 /// Why a lock was not to be had, as far as it can be seen afterwards: who has one now. Outside of a transaction.
-pub fn reason(migration: &Migration, error: &Error) -> Result<String> {
+pub fn reason(migration: &Migration, error: &Error) -> String {
     if let Error::Waiting(reason) = error {
-        return Ok(reason.clone());
+        return reason.clone();
     }
-    let holder = txn::run(|| obstacle::holder(&obstacle::concerned(migration)?))?;
-    Ok(holder.unwrap_or_else(|| format!("waits for a lock: {error}")))
+    // Looking for the reason may meet the same trouble.
+    let holder = txn::run(|| obstacle::holder(&obstacle::concerned(migration)?));
+    holder
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| format!("waits for a lock: {error}"))
 }
 
 /// Fails once a switch has been tried for longer than `repart.cutover_timeout`, naming whom it waits for.

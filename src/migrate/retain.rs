@@ -57,6 +57,7 @@ pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
     };
     capture::create(&reverse_job, &owner.unwrap_or_default())?;
     capture::start(&reverse)?;
+    reverse.position.triggers = capture::triggers(&reverse)?;
     reverse.position.fingerprint = target::definition(job.migration.relation, made)?.fingerprint;
     // When they come back their counters will have stood still.
     samples::forget_counters(&sources)?;
@@ -218,18 +219,10 @@ fn require_usable(reverse: &Migration) -> Result<()> {
         .chain([names::log(reverse.id)])
         .collect();
     let complete = spi::query_value::<bool>(
-        "SELECT pg_catalog.bool_and(pg_catalog.to_regclass(t) IS NOT NULL)
-                AND (SELECT count(*) FROM pg_catalog.pg_trigger
-                      WHERE tgrelid = ANY ($2) AND tgenabled = 'A' AND tgfoid = pg_catalog.to_regproc($3)::oid)
-                    = 2 * pg_catalog.cardinality($2)
-           FROM pg_catalog.unnest($1::text[]) t",
-        &[
-            targets.into(),
-            sources.into(),
-            names::capture_function(reverse.id).into(),
-        ],
+        "SELECT pg_catalog.bool_and(pg_catalog.to_regclass(t) IS NOT NULL) FROM pg_catalog.unnest($1::text[]) t",
+        &[targets.into()],
     )?;
-    if complete == Some(true) {
+    if complete == Some(true) && capture::triggers(reverse)? == reverse.position.triggers {
         return Ok(());
     }
     Err(useless(

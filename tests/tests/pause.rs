@@ -202,3 +202,32 @@ fn a_migration_can_be_cancelled_in_every_state_while_it_is_paused() {
         assert_as_before(&mut session, &table);
     }
 }
+
+/// Nothing is captured there, so that a mover that rests has nothing to apply.
+#[test]
+fn a_migration_of_a_table_without_a_key_can_be_paused() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.run(
+        "CREATE TABLE events (id bigint NOT NULL, payload text) PARTITION BY RANGE (id);
+         CREATE TABLE events1 PARTITION OF events FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+         INSERT INTO events SELECT g, 'event' FROM generate_series(1, 1000) g;
+         SELECT repart_manage('events');
+         SET repart.allow_blocking = on",
+    );
+    session.hold_at("cutting_over");
+    let id = session.queue("repart_split('events1', '500')");
+    session.wait_held("cutting_over");
+    session.run(&format!("SELECT repart_pause({id})"));
+    session.release();
+    sleep(Duration::from_secs(2));
+    let migration = session.migration(id);
+    assert_eq!(migration.state, "cutting_over", "{migration:?}");
+    assert_eq!(migration.reason.as_deref(), Some("paused by postgres"));
+    session.run("INSERT INTO events SELECT g, 'while it is paused' FROM generate_series(1, 100) g");
+    session.run(&format!("SELECT repart_resume({id})"));
+    session.wait_done(id);
+    assert_eq!(session.number("SELECT count(*) FROM events"), 1_100);
+    assert_eq!(session.bounds("events"), [500]);
+    assert_nothing_left(&mut session);
+}

@@ -157,7 +157,7 @@ fn during_the_dump(options: &[&str], plain: bool) {
     wait_for_waiting_dump(&mut session, "gate_sequence");
     let id = session.queue("repart_split('orders1', '1000')");
     session.wait_until(
-        "SELECT state = 'cutting_over' AND reason LIKE 'waits for process % (pg_dump)%' FROM repart.migrations",
+        "SELECT state = 'cutting_over' AND reason LIKE 'waits for process % (application _pg_dump_,%' FROM repart.migrations",
         LONG,
     );
     // Nobody queues behind the cutover meanwhile.
