@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use repart_core::state::State;
 
-use super::observed::Edge;
 use super::scenario::{KEYS, Scenario};
 use crate::repart::{Migration, Session, Shard};
 use crate::workload::{Options, Workload};
@@ -18,22 +17,8 @@ pub struct Moment {
     pub point: String,
 }
 
-/// Moments between two steps of one state: after the first and the second batch.
-const VISITS: &[(State, &str)] = &[(State::Copying, "copying#2"), (State::Copying, "copying#3")];
-
-/// Moments inside a step, in its transaction just before it commits.
-const INSIDE: &[(State, &str)] = &[
-    (State::Preparing, "created"),
-    (State::Preparing, "captured"),
-    (State::Copying, "copied"),
-    (State::Copying, "indexed"),
-    (State::CatchingUp, "applied"),
-    (State::CuttingOver, "switched"),
-    (State::Cleaning, "cleaned"),
-];
-
 /// Points at which the mover has locks on the shards that clients wait for.
-const LOCKED: &[&str] = &["captured", "switched"];
+const LOCKED: &[&str] = &["captured", "blocking", "switched"];
 
 impl Moment {
     fn of_state(state: State) -> Self {
@@ -43,29 +28,21 @@ impl Moment {
         }
     }
 
-    /// All moments of these states.
-    pub fn all_of(states: &[State]) -> Vec<Self> {
-        let finer = VISITS.iter().chain(INSIDE);
-        let finer = finer.filter(|(state, _)| states.contains(state));
-        states
-            .iter()
-            .map(|&state| Self::of_state(state))
-            .chain(finer.map(|&(state, point)| Self {
-                state,
-                point: point.to_owned(),
-            }))
-            .collect()
-    }
-
-    /// The moments before and after these transitions, where a migration can rest.
-    pub fn around(edges: &[Edge]) -> Vec<Self> {
+    /// The moments of these states that a scenario has.
+    pub fn all_of(scenario: &Scenario, states: &[State]) -> Vec<Self> {
         let mut moments: Vec<Self> = Vec::new();
-        for state in edges.iter().flat_map(|&(from, to)| [from, to]) {
+        for &state in states {
             let moment = Self::of_state(state);
             if !state.is_final() && !moments.contains(&moment) {
                 moments.push(moment);
             }
         }
+        let finer = scenario.moments.iter();
+        let finer = finer.filter(|(state, _)| states.contains(state));
+        moments.extend(finer.map(|&(state, point)| Self {
+            state,
+            point: point.to_owned(),
+        }));
         moments
     }
 
@@ -112,33 +89,32 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Makes the table, starts the clients and queues the migration.
-    pub fn start(
-        session: &mut Session,
-        scenario: Scenario,
-        moment: Moment,
-        options: impl FnOnce(Options) -> Options,
-    ) -> Self {
+    /// Makes the table.
+    pub fn prepare(session: &mut Session, scenario: Scenario, moment: Moment) -> Self {
         let table = format!("{}_{}_", scenario.name, moment.point.replace('#', "_"));
         (scenario.prepare)(session, &table);
-        let before = session.shards(&table);
-        let options = options(Options {
-            clients: 2,
-            pause: std::time::Duration::from_millis(30),
-            ..Options::new(&table, KEYS)
-        });
-        let workload = Workload::spawn(session.cluster(), "postgres", options);
-        let migration = session.queue(&(scenario.call)(&table));
         Self {
             scenario,
             moment,
+            migration: 0,
+            before: session.shards(&table),
             table,
-            migration,
-            before,
-            workload: Some(workload),
+            workload: None,
             excused: None,
             ended: None,
         }
+    }
+
+    /// Starts the clients and queues the migration.
+    pub fn start(&mut self, session: &mut Session, options: impl FnOnce(Options) -> Options) {
+        let options = options(Options {
+            clients: 2,
+            pause: std::time::Duration::from_millis(30),
+            ..Options::new(&self.table, KEYS)
+        });
+        let workload = Workload::spawn(session.cluster(), "postgres", options);
+        self.workload = Some(workload);
+        self.migration = session.queue(&(self.scenario.call)(&self.table));
     }
 
     /// Its entry in `repart.hold_at`.
@@ -214,8 +190,9 @@ impl Cell {
         if migration.state == "done" {
             assert_eq!(session.bounds(&table), self.scenario.bounds.1, "{table}");
             let kept: Vec<_> = self.before.iter().filter(|s| shards.contains(s)).collect();
-            // Only the migrated ones were replaced: of the others, here one, nothing may have changed.
-            assert_eq!(kept, self.before[1..].iter().collect::<Vec<_>>(), "{table}");
+            // All of the migrated ones were replaced, and of the others nothing may have changed.
+            let others: Vec<_> = self.before.iter().skip(self.scenario.replaced).collect();
+            assert_eq!(kept, others, "{table}");
         } else {
             assert_eq!(migration.state, "failed", "{table}: {migration:?}");
             assert_eq!(shards, self.before, "{table}: {migration:?}");

@@ -18,7 +18,8 @@ use crate::wait::{LONG, wait_for};
 /// Movers for all cells at once, and batches of a few blocks, so that a copy has several.
 const SETTINGS: &[&str] = &[
     "max_worker_processes = 80",
-    "repart.max_movers = 0",
+    "repart.max_movers = 64",
+    "repart.allow_blocking = on",
     "repart.batch_duration = '10ms'",
     "repart.max_copy_rate = '4MB'",
 ];
@@ -47,16 +48,18 @@ pub fn run_row(failure: Failure) {
     let plan = cells_to_run(&mut session, scenarios, failure != Failure::FullDisk);
     let mut cells: Vec<Cell> = plan
         .into_iter()
-        .map(|(scenario, moment)| {
-            Cell::start(&mut session, scenario, moment, |options| {
-                if failure.ends_sessions() {
-                    options.with_crashes()
-                } else {
-                    options
-                }
-            })
-        })
+        .map(|(scenario, moment)| Cell::prepare(&mut session, scenario, moment))
         .collect();
+    session.set("repart.max_movers", "0");
+    for cell in &mut cells {
+        cell.start(&mut session, |options| {
+            if failure.ends_sessions() {
+                options.with_crashes()
+            } else {
+                options
+            }
+        });
+    }
 
     let movers = hold_all(&mut session, &cells);
     let begun = Instant::now();
@@ -92,7 +95,6 @@ fn cells_to_run(
     scenarios: &[Scenario],
     all_edges: bool,
 ) -> Vec<(Scenario, Moment)> {
-    session.set("repart.max_movers", "64");
     let mut reached: Vec<Edge> = Vec::new();
     let mut cells = Vec::new();
     for &scenario in scenarios {
@@ -102,12 +104,8 @@ fn cells_to_run(
         session.wait_done(id);
         let mut new = observed::edges(session, id);
         new.retain(|edge| !reached.contains(edge));
-        let moments = if reached.is_empty() {
-            let states: Vec<State> = new.iter().map(|&(from, _)| from).collect();
-            Moment::all_of(&states)
-        } else {
-            Moment::around(&new)
-        };
+        let states: Vec<State> = new.iter().flat_map(|&(from, to)| [from, to]).collect();
+        let moments = Moment::all_of(&scenario, &states);
         cells.extend(moments.into_iter().map(|moment| (scenario, moment)));
         reached.extend(new);
         session.run(&format!("DROP TABLE {table}"));
@@ -115,7 +113,6 @@ fn cells_to_run(
     if all_edges {
         scenario::require_all_reached(&reached);
     }
-    session.set("repart.max_movers", "0");
     require_all_states(&cells);
     cells
 }

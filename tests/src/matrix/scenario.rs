@@ -16,6 +16,10 @@ pub struct Scenario {
     pub call: fn(&str) -> String,
     /// The inner bounds of the table before and after.
     pub bounds: (&'static [i64], &'static [i64]),
+    /// How many shards, the lowest ones, are replaced.
+    pub replaced: usize,
+    /// Further moments than each state: `repart.hold_at` and the state that the journal has then.
+    pub moments: &'static [(State, &'static str)],
 }
 
 /// Keys that clients use: 0 .. this. The lowest shard, which is migrated, has negative keys for tests too.
@@ -23,13 +27,82 @@ pub const KEYS: i64 = 4_000;
 
 const OLD: &[i64] = &[3_000];
 
-/// A new transition that the first of these does not make needs a migration here that makes it.
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "split",
-    prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
-    call: |table| format!("repart_split('{table}1', '1000')"),
-    bounds: (OLD, &[1_000, 3_000]),
-}];
+const NEW: &[i64] = &[1_000, 3_000];
+
+/// Between two batches, and inside of steps, in their transactions just before they commit.
+const ONLINE: &[(State, &str)] = &[
+    (State::Copying, "copying#2"),
+    (State::Copying, "copying#3"),
+    (State::Preparing, "created"),
+    (State::Preparing, "captured"),
+    (State::Copying, "copied"),
+    (State::Copying, "indexed"),
+    (State::CatchingUp, "applied"),
+    (State::CuttingOver, "switched"),
+    (State::Cleaning, "cleaned"),
+];
+
+/// The first is tested in all its states; the others where they make transitions that those before do not. A
+/// transition that none of them makes needs a migration here that makes it.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "split",
+        prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
+        call: split,
+        bounds: (OLD, NEW),
+        replaced: 1,
+        moments: ONLINE,
+    },
+    // preparing → cutting_over
+    Scenario {
+        name: "keyless",
+        prepare: create_keyless,
+        call: split,
+        bounds: (OLD, NEW),
+        replaced: 1,
+        moments: &[
+            (State::CuttingOver, "blocking"),
+            (State::CuttingOver, "switched"),
+        ],
+    },
+    // preparing → catching_up
+    Scenario {
+        name: "revert",
+        prepare: create_with_old_shards_kept,
+        call: |table| {
+            format!(
+                "repart_revert((SELECT max(id) FROM repart.journal WHERE relation = '{table}'::regclass))"
+            )
+        },
+        bounds: (NEW, OLD),
+        replaced: 2,
+        moments: &[],
+    },
+];
+
+fn split(table: &str) -> String {
+    format!("repart_split('{table}1', '1000')")
+}
+
+/// A unique index that rows without a key may evade: clients can use it, repart cannot.
+fn create_keyless(session: &mut Session, table: &str) {
+    session.create_sharded_table(table, OLD, KEYS);
+    session.run(&format!(
+        "ALTER TABLE {table} DROP CONSTRAINT {table}_pkey;
+         ALTER TABLE {table} ALTER COLUMN id DROP NOT NULL;
+         CREATE UNIQUE INDEX ON {table} (id)"
+    ));
+}
+
+fn create_with_old_shards_kept(session: &mut Session, table: &str) {
+    session.create_sharded_table(table, OLD, KEYS);
+    session.set("repart.retain_source", "'1h'");
+    let id = session.queue(&split(table));
+    session.wait_done(id);
+    session.set("repart.retain_source", "0");
+    let kept = "SELECT count(*) FROM repart.migrations WHERE retained_until > now() AND id = ";
+    assert_eq!(session.number(&format!("{kept}{id}")), 1, "{table}");
+}
 
 /// Fills another tablespace, named `small`.
 pub const MOVE_TO_SMALL: Scenario = Scenario {
@@ -37,6 +110,8 @@ pub const MOVE_TO_SMALL: Scenario = Scenario {
     prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
     call: |table| format!("repart_move('{table}1', tablespace => 'small')"),
     bounds: (OLD, OLD),
+    replaced: 1,
+    moments: ONLINE,
 };
 
 /// The transitions to a forced end, which are made from wherever a migration is held.
