@@ -340,9 +340,12 @@ impl Drive {
             cutover::attempt_blocking(&job, &mut copied, || hold::inside(job.id(), "switched"))
         });
         match attempt {
-            Ok(Attempt::Waiting(reason)) => Ok(Next::Retry(reason)),
+            Ok(Attempt::Waiting(reason)) => {
+                patience::require(&job.migration, &reason)?;
+                Ok(Next::Retry(reason))
+            }
             Ok(Attempt::Switched | Attempt::Behind(_)) => Ok(Next::Continue),
-            Err(error) if error.is_transient() && copied => {
+            Err(error) if error.is_transient() && !error.is_cancellation() && copied => {
                 self.copied_in_vain += 1;
                 if self.copied_in_vain < MAX_COPIES_IN_VAIN {
                     return Ok(Next::Retry(format!("waits: {error}")));

@@ -12,6 +12,9 @@ INSERT INTO orders SELECT g FROM generate_series(0, 999) g;
 CREATE ROLE references_owner;
 GRANT USAGE, CREATE ON SCHEMA migrate_references TO references_owner;
 GRANT REFERENCES ON orders TO references_owner;
+ALTER TABLE orders OWNER TO references_owner;
+ALTER TABLE orders_low OWNER TO references_owner;
+ALTER TABLE orders_high OWNER TO references_owner;
 -- Several keys of several tables and owners, with every action, match and deferrability.
 CREATE TABLE item (order_id bigint, region int, other bigint,
     CONSTRAINT "Item's order" FOREIGN KEY (order_id) REFERENCES orders ON DELETE CASCADE ON UPDATE CASCADE

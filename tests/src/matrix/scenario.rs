@@ -24,12 +24,28 @@ pub const KEYS: i64 = 4_000;
 const OLD: &[i64] = &[3_000];
 
 /// A new transition that the first of these does not make needs a migration here that makes it.
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "split",
-    prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
-    call: |table| format!("repart_split('{table}1', '1000')"),
-    bounds: (OLD, &[1_000, 3_000]),
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "split",
+        prepare: |session, table| session.create_sharded_table(table, OLD, KEYS),
+        call: |table| format!("repart_split('{table}1', '1000')"),
+        bounds: (OLD, &[1_000, 3_000]),
+    },
+    // No key identifies a row whose key may be NULL: writers wait instead.
+    Scenario {
+        name: "blocking",
+        prepare: |session, table| {
+            session.create_sharded_table(table, OLD, KEYS);
+            session.run(&format!(
+                "ALTER TABLE {table} DROP CONSTRAINT {table}_pkey; ALTER TABLE {table} ALTER COLUMN id DROP NOT NULL;
+                 ALTER TABLE {table} ADD UNIQUE (id)"
+            ));
+            session.set("repart.allow_blocking", "on");
+        },
+        call: |table| format!("repart_split('{table}1', '1000')"),
+        bounds: (OLD, &[1_000, 3_000]),
+    },
+];
 
 /// Fills another tablespace, named `small`.
 pub const MOVE_TO_SMALL: Scenario = Scenario {
