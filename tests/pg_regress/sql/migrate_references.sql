@@ -3,7 +3,7 @@
 CREATE SCHEMA migrate_references;
 SET search_path = migrate_references, public;
 SET client_min_messages = warning;
-SELECT setval(pg_get_serial_sequence('repart.journal', 'id'), 3000);
+SELECT setval(pg_get_serial_sequence('repart.journal', 'id'), 8000);
 CREATE TABLE orders (id bigint, region int NOT NULL DEFAULT 1, parent bigint, PRIMARY KEY (id), UNIQUE (id, region))
     PARTITION BY RANGE (id);
 CREATE TABLE orders_low PARTITION OF orders FOR VALUES FROM (MINVALUE) TO (500);
