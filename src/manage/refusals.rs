@@ -178,7 +178,10 @@ pub fn check_plain(table: &Table, key: &Key) -> Result<()> {
              table must contain its partition key.",
         ));
     }
-    let dependents = dependents::others(table.oid, &[Except::Views, Except::Sequences])?;
+    let dependents = dependents::others(
+        table.oid,
+        &[Except::Views, Except::Sequences, Except::References],
+    )?;
     if !dependents.is_empty() {
         return Err(refused(
             &format!(

@@ -8,10 +8,7 @@ use crate::error::Result;
 use crate::migrate::definition::range_condition;
 use crate::migrate::job::Job;
 use crate::migrate::{locks, names};
-use crate::pg::{guc, spi};
-
-/// How long the validation may wait for others' maintenance; see `cutover/inbound.rs`.
-const VALIDATION_LOCK_TIMEOUT: &str = "5s";
+use crate::pg::{relation, role, spi};
 
 /// Adds or validates the proof, if there is a DEFAULT partition that lacks it; `false` when nothing is left to be
 /// done. One transaction each. Also right before a switch: somebody may have attached another one meanwhile.
@@ -28,8 +25,9 @@ pub fn prove_next(job: &Job) -> Result<bool> {
     match is_valid {
         Some(true) => return Ok(false),
         Some(false) => {
-            guc::set_for_transaction("lock_timeout", VALIDATION_LOCK_TIMEOUT);
-            spi::execute(&format!("ALTER TABLE {table} VALIDATE CONSTRAINT {name}"))?;
+            locks::outlast_autovacuum();
+            let validate = format!("ALTER TABLE {table} VALIDATE CONSTRAINT {name}");
+            role::as_owner(relation::owner(oid)?, || spi::execute(&validate))?;
         }
         None => {
             locks::be_polite();

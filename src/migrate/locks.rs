@@ -20,6 +20,13 @@ pub fn be_polite() {
     set_timeout(limit());
 }
 
+/// From here on, a lock that only maintenance conflicts with, and that no client waits for, may be waited for until
+/// PostgreSQL has cancelled an autovacuum for it, which it does when it looks for a deadlock. Not much longer: a
+/// client's own maintenance that closes a circle with it must not become the victim.
+pub fn outlast_autovacuum() {
+    set_timeout(lock::deadlock_timeout().mul_f64(1.2));
+}
+
 fn set_timeout(timeout: Duration) {
     // 0 would mean for ever.
     guc::set_for_transaction("lock_timeout", &timeout.as_millis().max(1).to_string());
@@ -48,7 +55,14 @@ pub fn lock(table: &str, mode: &str) -> Result<()> {
     Ok(())
 }
 
-/// The name of a table as SQL writes it, or the error that says that it is gone.
+/// Locks tables, not their partitions, in the order given.
+pub fn lock_all(relations: &[pg_sys::Oid], mode: &str) -> Result<()> {
+    relations
+        .iter()
+        .try_for_each(|table| lock(&name(*table)?, mode))
+}
+
+/// A table that is to be locked, as SQL writes it.
 pub fn name(table: pg_sys::Oid) -> Result<String> {
     relation::existing_name(table)?.ok_or_else(|| Error::Missing {
         what: format!("a table with OID {} no longer exists", table.to_u32()),

@@ -30,7 +30,12 @@ pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
     }
     let sources = job.source_oids();
     drop_capture(job)?;
-    if let Some(why) = cannot_be_followed(&sources)? {
+    let why = if job.identity.is_empty() {
+        Some("missing key".to_owned())
+    } else {
+        cannot_be_followed(&sources)?
+    };
+    if let Some(why) = why {
         return journal::event(
             "notice",
             Some(&job.migration),

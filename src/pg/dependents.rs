@@ -12,6 +12,9 @@ pub enum Except {
     Views,
     /// Sequences that belong to columns of it.
     Sequences,
+    /// Foreign keys that reference it; those that reference a partitioned table have a part on each partition, which
+    /// is never a dependent.
+    References,
 }
 
 /// Everything that depends on a table or its row type and is not part of the table: its own columns' defaults,
@@ -24,7 +27,8 @@ const OTHERS: &str = "
            WHEN 'pg_catalog.pg_attrdef'::regclass THEN
                EXISTS (SELECT FROM pg_catalog.pg_attrdef WHERE oid = d.objid AND adrelid = $1)
            WHEN 'pg_catalog.pg_constraint'::regclass THEN
-               EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE oid = d.objid AND $1 IN (conrelid, confrelid))
+               EXISTS (SELECT FROM pg_catalog.pg_constraint
+                        WHERE oid = d.objid AND (conrelid = $1 OR confrelid = $1 AND (conparentid <> 0 OR $4)))
            WHEN 'pg_catalog.pg_trigger'::regclass THEN
                EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE oid = d.objid AND tgrelid = $1)
            WHEN 'pg_catalog.pg_policy'::regclass THEN
@@ -55,6 +59,7 @@ pub fn others(table: pg_sys::Oid, except: &[Except]) -> Result<Vec<String>> {
             table.into(),
             except.contains(&Except::Views).into(),
             except.contains(&Except::Sequences).into(),
+            except.contains(&Except::References).into(),
         ],
         |row| row.get(1),
     )

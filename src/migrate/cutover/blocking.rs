@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pgrx::{PgSqlErrorCode, pg_sys};
 use repart_core::state::State;
 
+use crate::catalog::control;
 use crate::catalog::journal::{self, Position};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
@@ -32,15 +33,16 @@ pub fn attempt_blocking(job: &Job, copied: &mut bool, hold: impl FnOnce()) -> Re
     lock_out_maintenance(&blocked)?;
     // Of the table too: a writer that waits for a shard would hold a lock on the table, which the exchange needs.
     locks::be_polite();
-    for table in &blocked {
-        locks::lock(&locks::name(*table)?, "SHARE")?;
-    }
+    locks::lock_all(&blocked, "SHARE")?;
     let begun = Instant::now();
     *copied = true;
     hold::inside(job.id(), "blocking");
     preflight::check(job.migration.relation, &job.migration.spec)?;
-    let mut position = copy(job)?;
+    let (mut position, seconds) = copy(job)?;
     lock_exchange(job)?;
+    control::require_wanted(job.id())?;
+    let rows = position.copied.iter().flatten().sum();
+    journal::advance(&job.migration, &position, rows, bytes(job)?, seconds)?;
     let mut job = Job::load(job.migration.clone())?;
     position.fingerprint = job.definition()?.fingerprint;
     job.migration.position = position;
@@ -53,8 +55,9 @@ pub fn attempt_blocking(job: &Job, copied: &mut bool, hold: impl FnOnce()) -> Re
     Ok(Attempt::Switched)
 }
 
-/// Makes the targets with everything that they have, and compares them with the sources.
-fn copy(job: &Job) -> Result<Position> {
+/// Makes the targets with everything that they have, and compares them with the sources; returns what was copied,
+/// and in how many seconds.
+fn copy(job: &Job) -> Result<(Position, f64)> {
     let begun = Instant::now();
     prepare::create_targets(job)?;
     let columns = job.writable_columns()?;
@@ -81,9 +84,7 @@ fn copy(job: &Job) -> Result<Position> {
         let analyze = format!("ANALYZE {}", job.target_name(n));
         role::as_owner(job.owner, || spi::execute(&analyze))?;
     }
-    let rows = position.copied.iter().flatten().sum();
-    journal::advance(&job.migration, &position, rows, bytes(job)?, seconds)?;
-    Ok(position)
+    Ok((position, seconds))
 }
 
 fn bytes(job: &Job) -> Result<i64> {

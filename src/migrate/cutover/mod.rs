@@ -140,13 +140,10 @@ fn lock_private(jobs: &[Job]) -> Result<()> {
     Ok(())
 }
 
-/// Keeps VACUUM and other maintenance off, which would hold up the locks that clients wait for. Clients do not
-/// wait for this one, and after `deadlock_timeout` PostgreSQL cancels an autovacuum for it.
+/// Keeps VACUUM and other maintenance off, which would hold up the locks that clients wait for.
 fn lock_out_maintenance(relations: &[pg_sys::Oid]) -> Result<()> {
-    guc::set_for_transaction("lock_timeout", "5s");
-    relations
-        .iter()
-        .try_for_each(|table| locks::lock(&locks::name(*table)?, "SHARE UPDATE EXCLUSIVE"))
+    locks::outlast_autovacuum();
+    locks::lock_all(relations, "SHARE UPDATE EXCLUSIVE")
 }
 
 /// Locks everything that a switch changes, in the order of [`Job::public_relations`]; gives up after

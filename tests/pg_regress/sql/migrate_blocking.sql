@@ -46,6 +46,23 @@ SELECT repart_shift(:'low', 't2', '120') AS id \gset
 SELECT repart_wait(:id, '60 s');
 SELECT key_from, key_to FROM repart.shards WHERE relation = 't'::regclass ORDER BY shard::text COLLATE "C";
 SELECT count(*) FROM difference;
+-- Old shards cannot be followed without a key, and so are not kept; a revert copies, with the same leave.
+ALTER SYSTEM SET repart.retain_source = '1h';
+SELECT pg_reload_conf();
+SELECT shard AS low FROM repart.shards WHERE relation = 't'::regclass AND key_from = 'MINVALUE' \gset
+SELECT repart_split(:'low', '60') AS id \gset
+SELECT repart_wait(:id, '60 s');
+SELECT message FROM repart.events WHERE migration = :id;
+ALTER SYSTEM RESET repart.retain_source;
+SELECT pg_reload_conf();
+SET repart.allow_blocking = off;
+SELECT repart_revert(:id);
+\echo :SQLSTATE
+SET repart.allow_blocking = on;
+SELECT repart_revert(:id) AS id \gset
+SELECT repart_wait(:id, '60 s');
+SELECT key_from, key_to FROM repart.shards WHERE relation = 't'::regclass ORDER BY shard::text COLLATE "C";
+SELECT count(*) FROM difference;
 -- A table with a key is migrated online all the same.
 CREATE TABLE keyed (k int PRIMARY KEY) PARTITION BY RANGE (k);
 CREATE TABLE keyed1 PARTITION OF keyed FOR VALUES FROM (0) TO (100);

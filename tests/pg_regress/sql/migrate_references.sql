@@ -3,7 +3,7 @@
 CREATE SCHEMA migrate_references;
 SET search_path = migrate_references, public;
 SET client_min_messages = warning;
-SELECT setval(pg_get_serial_sequence('repart.journal', 'id'), 3000);
+SELECT setval(pg_get_serial_sequence('repart.journal', 'id'), 8000);
 CREATE TABLE orders (id bigint, region int NOT NULL DEFAULT 1, parent bigint, PRIMARY KEY (id), UNIQUE (id, region))
     PARTITION BY RANGE (id);
 CREATE TABLE orders_low PARTITION OF orders FOR VALUES FROM (MINVALUE) TO (500);
@@ -12,6 +12,9 @@ INSERT INTO orders SELECT g FROM generate_series(0, 999) g;
 CREATE ROLE references_owner;
 GRANT USAGE, CREATE ON SCHEMA migrate_references TO references_owner;
 GRANT REFERENCES ON orders TO references_owner;
+ALTER TABLE orders OWNER TO references_owner;
+ALTER TABLE orders_low OWNER TO references_owner;
+ALTER TABLE orders_high OWNER TO references_owner;
 -- Several keys of several tables and owners, with every action, match and deferrability.
 CREATE TABLE item (order_id bigint, region int, other bigint,
     CONSTRAINT "Item's order" FOREIGN KEY (order_id) REFERENCES orders ON DELETE CASCADE ON UPDATE CASCADE
