@@ -169,8 +169,8 @@ static CHANGES: [Change; 65] = [
     ),
     (
         "CREATE TRIGGER noted BEFORE INSERT ON $L FOR EACH ROW EXECUTE FUNCTION noted()",
-        Gone(""),
-        "",
+        Fails(CHANGED),
+        "SELECT count(*) > 0 FROM pg_trigger t JOIN pg_inherits ON inhrelid = tgrelid WHERE inhparent = '$T'::regclass AND tgname = 'noted'",
     ),
     ("ALTER TABLE $T DISABLE TRIGGER USER", Done, ""),
     (
@@ -199,8 +199,8 @@ static CHANGES: [Change; 65] = [
     ),
     (
         "CREATE RULE nothing AS ON INSERT TO $L WHERE false DO INSTEAD NOTHING",
-        Gone(""),
-        "",
+        Fails(CHANGED),
+        "SELECT count(*) > 0 FROM pg_rewrite JOIN pg_inherits ON inhrelid = ev_class WHERE inhparent = '$T'::regclass",
     ),
     (
         "CREATE VIEW v_$T AS SELECT * FROM $L",
@@ -212,10 +212,22 @@ static CHANGES: [Change; 65] = [
         Done,
         "",
     ),
-    ("CREATE STATISTICS st_$T ON id, spare FROM $L", Gone(""), ""),
-    ("COMMENT ON TABLE $L IS 'a comment'", Done, ""),
+    (
+        "CREATE STATISTICS st_$T ON id, spare FROM $L",
+        Fails(CHANGED),
+        "SELECT count(*) > 0 FROM pg_statistic_ext JOIN pg_inherits ON inhrelid = stxrelid WHERE inhparent = '$T'::regclass",
+    ),
+    (
+        "COMMENT ON TABLE $L IS 'a comment'",
+        Fails(CHANGED),
+        "SELECT count(*) > 0 FROM pg_inherits WHERE inhparent = '$T'::regclass AND obj_description(inhrelid, 'pg_class') = 'a comment'",
+    ),
     ("ALTER TYPE mood ADD VALUE IF NOT EXISTS '$T'", Done, ""),
-    ("DROP OWNED BY owner_$T CASCADE", Gone(""), ""),
+    (
+        "DROP OWNED BY owner_$T CASCADE",
+        Gone("no longer exists"),
+        "",
+    ),
 ];
 
 const KEYS: i64 = 100;
