@@ -98,6 +98,21 @@ pub fn refuse_any(table: pg_sys::Oid, name: &str) -> Result<()> {
     refuse(&ANY, table, name)
 }
 
+/// A publication of the schema of a shard from which rows leave, or in which they arrive, while it is no partition.
+const MOVES: Refusal = Refusal {
+    publications: "SELECT p.pubname::text FROM pg_catalog.pg_publication p
+                     JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid
+                     JOIN pg_catalog.pg_class c ON c.relnamespace = s.pnnspid AND c.oid = $1",
+    what: "is in a schema that is published since the migration began",
+    why: "It keeps its place, and rows that are moved would be published as changes of a table that subscribers do not have.",
+    hint: "Start the migration again: then the shard is rebuilt.",
+};
+
+/// Refuses to move rows of a shard that keeps its place, where somebody has published its schema meanwhile.
+pub fn refuse_moves(shard: pg_sys::Oid, name: &str) -> Result<()> {
+    refuse(&MOVES, shard, name)
+}
+
 fn refuse(refusal: &Refusal, table: pg_sys::Oid, name: &str) -> Result<()> {
     let mut publications = spi::query(refusal.publications, &[table.into()], |row| {
         row.get::<String>(1)

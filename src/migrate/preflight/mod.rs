@@ -64,6 +64,9 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
 pub fn check_again(job: &Job) -> Result<()> {
     let migration = &job.migration;
     publications::check(migration.relation, &migration.relation_name)?;
+    for kept in job.kept() {
+        publications::refuse_moves(kept.source.relation(), &kept.source.name)?;
+    }
     migration
         .spec
         .sources

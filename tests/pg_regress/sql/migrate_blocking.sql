@@ -49,6 +49,7 @@ SELECT count(*) FROM difference;
 -- Old shards cannot be followed without a key, and so are not kept; a revert copies, with the same leave.
 ALTER SYSTEM SET repart.retain_source = '1h';
 SELECT pg_reload_conf();
+SELECT pg_sleep(1); -- until the postmaster, from which movers have it, has taken it
 SELECT shard AS low FROM repart.shards WHERE relation = 't'::regclass AND key_from = 'MINVALUE' \gset
 SELECT repart_split(:'low', '60') AS id \gset
 SELECT repart_wait(:id, '60 s');

@@ -94,6 +94,27 @@ SELECT pg_reload_conf();
 SELECT repart_wait(:id, '60 s');
 SELECT error FROM repart.migrations WHERE id = :id;
 DROP PUBLICATION by_leaf;
+-- So does one of the schema, which would publish the rows that leave a shard that keeps its place.
+CREATE TABLE kept (k int PRIMARY KEY, n text) PARTITION BY RANGE (k);
+CREATE TABLE kept1 PARTITION OF kept FOR VALUES FROM (0) TO (100000);
+INSERT INTO kept SELECT g, repeat('x', 400) FROM generate_series(0, 19999) g;
+VACUUM ANALYZE kept;
+SELECT repart_manage('kept');
+ALTER SYSTEM SET repart.hold_at = 'cutting_over';
+SELECT pg_reload_conf();
+SELECT repart_split('kept1', '19990') AS id \gset
+CALL wait_for(format('SELECT reason = ''held at cutting_over'' FROM repart.migrations WHERE id = %s', :id));
+SELECT spec -> 'targets' -> 0 ->> 'keeps' AS keeps FROM repart.journal WHERE id = :id;
+CREATE PUBLICATION by_schema FOR TABLES IN SCHEMA migrate_publications WITH (publish_via_partition_root = true);
+ALTER SYSTEM RESET repart.hold_at;
+SELECT pg_reload_conf();
+SELECT repart_wait(:id, '60 s');
+SELECT error FROM repart.migrations WHERE id = :id;
+SELECT repart_split('kept1', '19990') AS id \gset
+SELECT repart_wait(:id, '60 s');
+SELECT spec -> 'targets' -> 0 ->> 'keeps' AS keeps FROM repart.journal WHERE id = :id;
+DROP PUBLICATION by_schema;
+SELECT repart_unmanage('kept');
 DROP PUBLICATION via_root;
 SELECT count(*), sum(n) FROM t;
 SELECT repart_unmanage('t');
