@@ -46,7 +46,7 @@ pub struct Constraint {
 
 /// The indexes of a table, primary key first.
 pub fn indexes(table: pg_sys::Oid) -> Result<Vec<Index>> {
-    spi::query(
+    spi::query_kept(
         "SELECT x.relname::text, i.indisunique, pg_catalog.pg_get_indexdef(i.indexrelid),
                 pg_catalog.format('CREATE %sINDEX %I ON %I.%I USING ',
                     CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, x.relname, n.nspname, c.relname),

@@ -166,7 +166,6 @@ impl Drive {
 
     /// Ends the migration, leaving nothing behind; tries again until the locks for that are to be had.
     fn give_up(&mut self, migration: &Migration, error: Error) -> Result<()> {
-        let error = explained(migration, error);
         pgrx::log!("repart mover: migration {} failed: {error}", self.id);
         let error = txn::run(|| Ok(cause::of(migration, error)))?;
         self.end(migration, State::Failed, Some(&error))
@@ -383,17 +382,6 @@ fn behind(pending: i64, applied: i64) -> Next {
     Next::Retry(format!(
         "{pending} captured changes wait, written faster than applied"
     ))
-}
-
-/// Where the definition of the table was changed meanwhile, that is the reason of whatever failed.
-fn explained(migration: &Migration, error: Error) -> Error {
-    if migration.position.fingerprint.is_empty() {
-        return error;
-    }
-    match txn::run(|| Job::load(migration.clone())?.require_unchanged()) {
-        Err(reason @ Error::DefinitionChanged(_)) => reason,
-        _ => error,
-    }
 }
 
 fn to(migration: &Migration, state: State) -> Result<Next> {

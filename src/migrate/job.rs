@@ -7,7 +7,8 @@ use crate::catalog::shards::{self, ShardKey};
 use crate::error::{Error, Result};
 use crate::migrate::definition::{self, KeyColumn, range_condition};
 use crate::migrate::flows::Overlap;
-use crate::migrate::{capture, names, obstacle, target};
+use crate::migrate::target::{self, Definition};
+use crate::migrate::{capture, names, obstacle};
 use crate::pg::{relation, role, spi};
 
 /// A migration and its table.
@@ -131,19 +132,20 @@ impl Job {
         Ok(definition::writable_columns(self.first_source()?)?.join(", "))
     }
 
-    /// The hash that must not change while the migration runs.
-    pub fn fingerprint(&self) -> Result<String> {
-        target::fingerprint(self.migration.relation, &self.source_oids())
+    /// What the targets are made from, as it is now.
+    pub fn definition(&self) -> Result<Definition> {
+        target::definition(self.migration.relation, &self.source_oids())
     }
 
     /// Fails if table or sources were changed since the targets were made from them, or if a change of a row
     /// may not have been captured.
-    pub fn require_unchanged(&self) -> Result<()> {
+    pub fn require_unchanged(&self) -> Result<Definition> {
         let expected = &self.migration.position;
         let captured = expected.triggers.is_empty()
             || capture::triggers(&self.migration)? == expected.triggers;
-        if captured && self.fingerprint()? == expected.fingerprint {
-            return Ok(());
+        let definition = self.definition()?;
+        if captured && definition.fingerprint == expected.fingerprint {
+            return Ok(definition);
         }
         Err(Error::DefinitionChanged(
             self.migration.relation_name.clone(),

@@ -17,7 +17,7 @@ pub fn create(migration: Migration) -> Result<()> {
     let owner = create_targets(&job)?;
     capture::create(&job, &owner)?;
     let position = Position {
-        fingerprint: job.fingerprint()?,
+        fingerprint: job.definition()?.fingerprint,
         parts,
         ..Position::default()
     };

@@ -57,7 +57,7 @@ pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
     };
     capture::create(&reverse_job, &owner.unwrap_or_default())?;
     capture::start(&reverse)?;
-    reverse.position.fingerprint = target::fingerprint(job.migration.relation, made)?;
+    reverse.position.fingerprint = target::definition(job.migration.relation, made)?.fingerprint;
     // When they come back their counters will have stood still.
     samples::forget_counters(&sources)?;
     let retained = Retained {
@@ -201,14 +201,14 @@ fn require_usable(reverse: &Migration) -> Result<()> {
     let table = &reverse.relation_name;
     let sources: Vec<pg_sys::Oid> = reverse.spec.sources.iter().map(Source::relation).collect();
     // First, so that what explains another one is looked for after it.
-    let fingerprint = target::fingerprint(reverse.relation, &sources);
+    let definition = target::definition(reverse.relation, &sources);
     if !relation::exists(reverse.relation)? {
         return Err(useless(format!("table \"{table}\" was dropped")));
     }
     if tables::find(reverse.relation)?.is_none() {
         return Err(Error::NotManaged(table.clone()));
     }
-    if fingerprint? != reverse.position.fingerprint {
+    if definition?.fingerprint != reverse.position.fingerprint {
         return Err(useless(format!(
             "the definition of table \"{table}\" has changed"
         )));

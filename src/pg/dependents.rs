@@ -49,7 +49,7 @@ const OTHERS: &str = "
 
 /// The descriptions of all objects outside of a table that depend on it or on its row type.
 pub fn others(table: pg_sys::Oid, except: &[Except]) -> Result<Vec<String>> {
-    spi::query(
+    spi::query_kept(
         OTHERS,
         &[
             table.into(),

@@ -1,9 +1,15 @@
 //! Short forms for SQL: values are bound, never pasted into the text.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+
 use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
-use pgrx::spi::{Spi, SpiHeapTupleData};
+use pgrx::pg_sys::PgOid;
+use pgrx::spi::{OwnedPreparedStatement, Spi, SpiHeapTupleData};
 
 use crate::error::{Error, Result};
+use crate::pg::guc;
 
 pub use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
 
@@ -53,6 +59,38 @@ pub fn query<T>(
     each: impl FnMut(&Row) -> Result<T>,
 ) -> Result<Vec<T>> {
     Spi::connect_mut(|client| collect(client.update(sql, None, args)?, each))
+}
+
+thread_local! {
+    /// The plans of [`query_kept`], by their text. Never freed: at the end of the process PostgreSQL is gone first.
+    static KEPT: RefCell<HashMap<String, ManuallyDrop<OwnedPreparedStatement>>> = RefCell::new(HashMap::new());
+}
+
+/// As [`query`], with a plan that is made once and kept for the session: for what is asked while others wait, and
+/// takes longer to plan than to do.
+pub fn query_kept<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    each: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    // Else PostgreSQL would plan it anew for each of its first calls.
+    guc::with_settings(&[("plan_cache_mode", "force_generic_plan")], || {
+        Spi::connect_mut(|client| {
+            KEPT.with_borrow_mut(|kept| {
+                if !kept.contains_key(sql) {
+                    let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+                    kept.insert(
+                        sql.to_owned(),
+                        ManuallyDrop::new(client.prepare_mut(sql, &types)?.keep()),
+                    );
+                }
+                let plan = kept
+                    .get(sql)
+                    .ok_or_else(|| Error::Internal("a plan vanished".to_owned()))?;
+                collect(client.update(&**plan, None, args)?, each)
+            })
+        })
+    })
 }
 
 /// The first row of [`select`], if any.

@@ -12,6 +12,7 @@ use crate::migrate::job::Job;
 use crate::migrate::{hold, index, locks, preflight, prepare, verify};
 use crate::pg::{background, guc, role, spi, txn};
 
+use super::publish::Model;
 use super::{Attempt, lock_out_maintenance, lock_public, obstacle, record, switch};
 
 /// How long readers may keep the exchange off once all rows are copied: as long, writers wait for nothing.
@@ -44,8 +45,8 @@ pub fn attempt_blocking(job: &Job, copied: &mut bool, hold: impl FnOnce()) -> Re
     preflight::check_again(job)?;
     let mut job = Job::load(job.migration.clone())?;
     job.migration.position = position;
-    let jobs = std::slice::from_ref(&job);
-    let changed = switch(jobs)?;
+    let model = Model::read(&job, job.definition()?)?;
+    let changed = switch(std::slice::from_ref(&job), &[model])?;
     journal::transition(&job.migration, State::Cleaning)?;
     journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
     record(&changed)?;

@@ -46,6 +46,8 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     lock_out_maintenance(&relations)?;
     for job in jobs {
         control::require_wanted(job.id())?;
+        // Under the lock, the plans for it are there already.
+        read_model(job)?;
     }
     let begun = Instant::now();
     lock_public(&relations)?;
@@ -62,12 +64,12 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     if pending > few {
         return Ok(Attempt::Behind(pending));
     }
+    let mut models = Vec::new();
     for job in jobs {
-        job.require_unchanged()?;
-        preflight::check_again(job)?;
+        models.push(read_model(job)?);
         verify::apply_and_compare_last(job)?;
     }
-    let changed = switch(jobs)?;
+    let changed = switch(jobs, &models)?;
     for job in jobs {
         journal::transition(&job.migration, State::Cleaning)?;
         journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
@@ -77,21 +79,26 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     Ok(Attempt::Switched)
 }
 
+/// What the targets of a job take over; fails if anything of it, or what hangs on the sources, is not as it was.
+fn read_model(job: &Job) -> Result<Model> {
+    let model = Model::read(job, job.require_unchanged()?)?;
+    preflight::check_again(job)?;
+    Ok(model)
+}
+
 /// Exchanges sources for targets; returns the relations that older snapshots would see wrongly.
-fn switch(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
+fn switch(jobs: &[Job], models: &[Model]) -> Result<Vec<pg_sys::Oid>> {
     let mut changed = Vec::new();
     let mut made = Vec::new();
-    for job in jobs {
+    for (job, model) in jobs.iter().zip(models) {
         let targets = target_oids(job)?;
-        // Read before detaching, which renames them.
-        let model = Model::read(job)?;
         keep::drop_capture(job)?;
         detach::sources(job)?;
         let done = keep::move_rows(job)?;
         keep::step_aside(job)?;
         for (n, oid) in targets.iter().enumerate() {
             if job.kept().all(|kept| kept.n != n) {
-                publish::target(job, n, *oid, &model)?;
+                publish::target(job, n, *oid, model)?;
             }
         }
         keep::step_back(job)?;

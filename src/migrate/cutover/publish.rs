@@ -8,7 +8,7 @@ use crate::migrate::definition::{self, Index};
 use crate::migrate::job::Job;
 use crate::migrate::names;
 use crate::migrate::target::statistics::{self, Statistics};
-use crate::migrate::target::{self, Part, Phase, constraints, rights};
+use crate::migrate::target::{self, Definition, Part, Phase, constraints, rights};
 use crate::pg::{relation, role, spi};
 
 use super::rename;
@@ -23,10 +23,10 @@ pub struct Model {
 
 impl Model {
     /// Reads it, while the sources are as users know them.
-    pub fn read(job: &Job) -> Result<Self> {
+    pub fn read(job: &Job, definition: Definition) -> Result<Self> {
         let source = job.first_source()?;
         Ok(Self {
-            parts: target::parts(source, &relation::name(source)?)?,
+            parts: definition.parts,
             valid_foreign_keys: constraints::valid_foreign_keys(source)?,
             indexes: definition::indexes(source)?,
             statistics: statistics::read(source)?,
@@ -53,7 +53,9 @@ pub fn target(job: &Job, n: usize, oid: pg_sys::Oid, model: &Model) -> Result<()
     for statement in target::statements(&model.parts, Phase::Switch) {
         spi::execute(statement)?;
     }
-    constraints::declare_valid(oid, &model.valid_foreign_keys)?;
+    if !model.valid_foreign_keys.is_empty() {
+        constraints::declare_valid(oid, &model.valid_foreign_keys)?;
+    }
     attach(job, target, &source.qualified())?;
     for statement in target::statements(&model.parts, Phase::Attached) {
         spi::execute(statement)?;

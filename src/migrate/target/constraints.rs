@@ -31,7 +31,7 @@ SELECT s.oid, 'switch', 20, format('foreign key \"%s\"', k.conname),
 
 /// The names of a table's valid foreign keys.
 pub fn valid_foreign_keys(table: pg_sys::Oid) -> Result<Vec<String>> {
-    spi::query(
+    spi::query_kept(
         "SELECT conname::text FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'f' AND convalidated",
         &[table.into()],
         |row| row.get(1),

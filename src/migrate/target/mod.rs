@@ -89,40 +89,43 @@ const OWN: [&str; 5] = [
     comments::PARTS,
 ];
 
-/// The query for the parts of the shards `$1`, to be made on `$2`; by default on themselves.
-fn query(kinds: &[&str]) -> String {
+/// The query for the parts of the relations `$1`, to be made on `$2`; by default on themselves. Of the sharded
+/// table, only what concerns every shard. In what must be the same, the shard's own name is replaced.
+fn query() -> String {
     format!(
         "WITH s AS (
-             SELECT c.oid, c.relname, format('%I.%I', n.nspname, c.relname) AS own,
+             SELECT c.oid, c.relkind, c.relname, format('%I.%I', n.nspname, c.relname) AS own,
                     coalesce($2, format('%I.%I', n.nspname, c.relname)) AS name
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)),
-         part (oid, phase, rank, object, statement, same) AS ({})",
-        kinds.join("\nUNION ALL\n")
+         shared (oid, phase, rank, object, statement, same) AS ({}),
+         own (oid, phase, rank, object, statement, same) AS ({})
+         SELECT p.oid, p.phase, p.object, p.statement,
+                regexp_replace(replace(p.same, s.own, 'shard'),
+                               '\\m' || regexp_replace(s.relname, '(\\W)', '\\\\\\1', 'g') || '\\.', 'shard.', 'g')
+           FROM (SELECT * FROM shared UNION ALL SELECT own.* FROM own JOIN s USING (oid) WHERE s.relkind <> 'p') p
+           JOIN s ON s.oid = p.oid
+          ORDER BY p.oid, p.rank, p.object COLLATE \"C\", p.statement COLLATE \"C\"",
+        SHARED.join("\nUNION ALL\n"),
+        OWN.join("\nUNION ALL\n")
     )
 }
 
-/// The parts of a shard in the order in which they are made, to be made on `name`. In what must be the same, the
-/// shard's own name is replaced.
+fn read(relations: Vec<pg_sys::Oid>, name: Option<&str>) -> Result<Vec<(pg_sys::Oid, Part)>> {
+    spi::query_kept(&query(), &[relations.into(), name.into()], |row| {
+        let part = Part {
+            phase: Phase::parse(&row.get::<String>(2)?)?,
+            object: row.get(3)?,
+            statement: row.get(4)?,
+            same: row.optional(5)?,
+        };
+        Ok((row.get(1)?, part))
+    })
+}
+
+/// The parts of a shard in the order in which they are made, to be made on `name`.
 pub fn parts(shard: pg_sys::Oid, name: &str) -> Result<Vec<Part>> {
-    let kinds: Vec<&str> = SHARED.iter().chain(&OWN).copied().collect();
-    spi::query(
-        &format!(
-            "{} SELECT p.phase, p.object, p.statement,
-                       regexp_replace(replace(p.same, s.own, 'shard'),
-                                      '\\m' || regexp_replace(s.relname, '(\\W)', '\\\\\\1', 'g') || '\\.', 'shard.', 'g')
-                  FROM part p JOIN s ON s.oid = p.oid ORDER BY p.rank, p.object COLLATE \"C\"",
-            query(&kinds)
-        ),
-        &[vec![shard].into(), name.into()],
-        |row| {
-            Ok(Part {
-                phase: Phase::parse(&row.get::<String>(1)?)?,
-                object: row.get(2)?,
-                statement: row.get(3)?,
-                same: row.optional(4)?,
-            })
-        },
-    )
+    let parts = read(vec![shard], Some(name))?;
+    Ok(parts.into_iter().map(|(_, part)| part).collect())
 }
 
 /// The statements of one phase.
@@ -133,24 +136,36 @@ pub fn statements(parts: &[Part], phase: Phase) -> impl Iterator<Item = &str> {
         .map(|part| part.statement.as_str())
 }
 
-/// A hash of everything that the targets are made from. Another one later means that somebody changed the
-/// definition of the table or of a source, so that the targets no longer fit.
-pub fn fingerprint(table: pg_sys::Oid, sources: &[pg_sys::Oid]) -> Result<String> {
-    let hash = |kinds: &[&str], relations: Vec<pg_sys::Oid>| {
-        spi::query_value::<String>(
-            &format!(
-                "{} SELECT md5(coalesce(string_agg(concat_ws('|', oid, phase, object, statement), E'\\n'
-                                        ORDER BY oid, phase, object COLLATE \"C\", statement COLLATE \"C\"), ''))
-                      FROM part",
-                query(kinds)
-            ),
-            &[relations.into(), None::<String>.into()],
-        )
-    };
-    let kinds: Vec<&str> = SHARED.iter().chain(&OWN).copied().collect();
-    let (shared, own) = (hash(&SHARED, vec![table])?, hash(&kinds, sources.to_vec())?);
-    shared
-        .zip(own)
-        .map(|(shared, own)| shared + &own)
-        .ok_or_else(|| Error::Internal("a table without definition".to_owned()))
+/// Everything that the targets of a migration are made from, at one time.
+pub struct Definition {
+    /// A hash of it. Another one later means that somebody changed the definition of the table or of a source, so
+    /// that the targets no longer fit.
+    pub fingerprint: String,
+    /// The parts of the first source, with its own name in all statements.
+    pub parts: Vec<Part>,
+}
+
+/// Reads the definition of a table and of the sources.
+pub fn definition(table: pg_sys::Oid, sources: &[pg_sys::Oid]) -> Result<Definition> {
+    let mut relations = sources.to_vec();
+    relations.push(table);
+    let parts = read(relations, None)?;
+    let lines: Vec<String> = parts
+        .iter()
+        .map(|(oid, part)| format!("{oid} {:?} {} {}", part.phase, part.object, part.statement))
+        .collect();
+    let fingerprint = spi::query_kept("SELECT md5($1)", &[lines.join("\n").into()], |row| {
+        row.get(1)
+    })?
+    .pop()
+    .ok_or_else(|| Error::Internal("a query without a row".to_owned()))?;
+    let first = sources.first().copied();
+    Ok(Definition {
+        fingerprint,
+        parts: parts
+            .into_iter()
+            .filter(|(oid, _)| Some(*oid) == first)
+            .map(|(_, part)| part)
+            .collect(),
+    })
 }

@@ -69,7 +69,7 @@ const REFUSALS: &[Refusal] = &[
 /// Fails where a shard has something that its replacement could not have.
 pub fn check(source: &Source) -> Result<()> {
     for refusal in REFUSALS {
-        let objects = spi::query(refusal.objects, &[source.relation().into()], |row| {
+        let objects = spi::query_kept(refusal.objects, &[source.relation().into()], |row| {
             row.get::<String>(1)
         })?;
         refuse(

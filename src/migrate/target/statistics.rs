@@ -30,7 +30,7 @@ pub struct Statistics {
 
 /// The statistics objects of a table.
 pub fn read(table: pg_sys::Oid) -> Result<Vec<Statistics>> {
-    spi::query(
+    spi::query_kept(
         "SELECT n.nspname::text, x.stxname::text, pg_get_userbyid(x.stxowner)::text,
                 coalesce((SELECT ' (' || string_agg(CASE k WHEN 'd' THEN 'ndistinct' WHEN 'f' THEN 'dependencies'
                                                            WHEN 'm' THEN 'mcv' END, ', ') || ')'
