@@ -40,7 +40,8 @@ parts (part) AS (
                'comment', col_description(a.attrelid, a.attnum))
       FROM pg_attribute a JOIN me ON me.oid = a.attrelid WHERE a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
-    SELECT concat_ws(' ', 'constraint', CASE WHEN k.contype NOT IN ('p', 'u', 'x') THEN k.conname END,
+    SELECT concat_ws(' ', 'constraint', CASE WHEN k.contype IN ('p', 'u', 'x') OR k.contype = 'n' AND k.conname LIKE '%\_not\_null' THEN NULL
+                    ELSE k.conname END, -- Not a name that PostgreSQL made of the shard's.
                pg_get_constraintdef(k.oid),
                to_jsonb(k) - '{oid,conname,conrelid,conindid,conparentid,conislocal,coninhcount,conkey,conbin}'::text[]
                            -- Of keys it says nothing: only how they were made.

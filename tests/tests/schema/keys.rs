@@ -3,7 +3,7 @@
 
 use repart_tests::repart::Session;
 
-use crate::shared_cluster;
+use crate::{missing, shared_cluster};
 
 /// A kind of shard key.
 struct Key {
@@ -21,7 +21,6 @@ struct Key {
     at: &'static str,
     /// Where the first boundary is shifted to.
     shift: &'static str,
-    since: i32,
 }
 
 impl Key {
@@ -33,16 +32,14 @@ impl Key {
         keys: "('1'), ('2'), ('3'), ('4')",
         at: "'2', '4'",
         shift: "'3'",
-        since: 15,
     };
 }
 
 fn sorted(name: &str, key: &Key) {
     let cluster = shared_cluster();
     let mut session = Session::open(&cluster, "postgres");
-    let version = session.number("SELECT current_setting('server_version_num')::bigint / 10000");
-    if version < i64::from(key.since) {
-        eprintln!("skipped: {name} needs PostgreSQL {}", key.since);
+    if let Some(reason) = missing(&mut session, 15, &[key.setup, key.column].concat()) {
+        eprintln!("skipped: {name}: {reason}");
         return;
     }
     session.run(&format!(
@@ -189,7 +186,7 @@ keys! {
     }
     time_of_day: { column: "time", keys: "('00:00'), ('12:30'), ('24:00')", at: "'06:00', '24:00'", shift: "'07:00'" }
     interval: { column: "interval", keys: "('-5 days'), ('1 mon'), ('29 days'), ('100 years')", at: "'0', '1 mon'", shift: "'3 days'" }
-    boolean: { column: "boolean", keys: "('f'), ('t')", at: "'t'", shift: "'f'", setup: "" }
+    boolean: { column: "boolean", keys: "('f'), ('t')", at: "'t'", shift: "'f'" }
     text_default_collation: { column: "text", keys: WORDS, at: "'b', 'it''s', 'new\nline'", shift: "'a'" }
     text_c: { column: "text COLLATE \"C\"", keys: WORDS, at: "'', 'b', 'it''s', 'new\nline', 'ä'", shift: "' '" }
     text_posix: { column: "text COLLATE \"POSIX\"", keys: WORDS, at: "'a', 'back\\slash'", shift: "'Z'" }

@@ -33,6 +33,8 @@ fn shared_cluster() -> Arc<Cluster> {
     let cluster = Arc::new(Cluster::with_repart(&[
         "repart.max_movers = 4",
         "max_worker_processes = 20",
+        // So little that no shard is kept in place: what is asked here is what new ones have.
+        "repart.max_pause = '1ms'",
         // ATTACH says at this level whether it scans.
         "log_min_messages = debug1",
     ]));
@@ -76,10 +78,9 @@ impl Feature {
     /// Makes the table with its shards below and above 1000, in a schema of its own. `false` if the server is too
     /// old for it.
     fn set_up(&self, session: &mut Session, name: &str) -> bool {
-        let version: i64 =
-            session.number("SELECT current_setting('server_version_num')::bigint / 10000");
-        if version < i64::from(self.since) {
-            eprintln!("skipped: {name} needs PostgreSQL {}", self.since);
+        let everything = [self.columns, self.table, self.shard].concat();
+        if let Some(reason) = missing(session, self.since, &everything) {
+            eprintln!("skipped: {name}: {reason}");
             return false;
         }
         let sql = |text: &str, leaf: &str| text.replace("{leaf}", leaf).replace("{name}", name);
@@ -109,6 +110,28 @@ impl Feature {
         session.run("ANALYZE tbl; SELECT repart_manage('tbl')");
         true
     }
+}
+
+/// What this server lacks of what a test needs.
+fn missing(session: &mut Session, since: i32, sql: &str) -> Option<String> {
+    let version = session.number("SELECT current_setting('server_version_num')::bigint / 10000");
+    if version < i64::from(since) {
+        return Some(format!("needs PostgreSQL {since}"));
+    }
+    let icu = session.number("SELECT count(*) FROM pg_collation WHERE collprovider = 'i'");
+    if icu == 0 && sql.contains("icu") {
+        return Some("the server is built without ICU".to_owned());
+    }
+    let xml = session.number("SELECT count(*) FROM pg_config WHERE setting LIKE '%with-libxml%'");
+    if xml == 0 && sql.contains(" xml") {
+        return Some("the server is built without libxml".to_owned());
+    }
+    let gist =
+        session.number("SELECT count(*) FROM pg_available_extensions WHERE name = 'btree_gist'");
+    if gist == 0 && sql.contains("btree_gist") {
+        return Some("extension btree_gist is not installed".to_owned());
+    }
+    None
 }
 
 /// A table under test.
