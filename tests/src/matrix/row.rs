@@ -1,6 +1,7 @@
 //! One row of the matrix: one failure, in every state.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use repart_core::state::State;
@@ -24,6 +25,9 @@ const SETTINGS: &[&str] = &[
     "repart.max_copy_rate = '4MB'",
 ];
 
+/// The cells of a row.
+static PLAN: OnceLock<Vec<(Scenario, Moment)>> = OnceLock::new();
+
 /// Runs one row.
 ///
 /// # Panics
@@ -41,11 +45,13 @@ pub fn run_row(failure: Failure) {
         };
         disk = Some(mounted);
     }
-    let scenarios: &[Scenario] = match failure {
-        Failure::FullDisk => &[MOVE_TO_SMALL],
-        _ => SCENARIOS,
+    // The scenarios go the same ways in every row of this process.
+    let plan = match failure {
+        Failure::FullDisk => cells_to_run(&mut session, &[MOVE_TO_SMALL], false),
+        _ => PLAN
+            .get_or_init(|| cells_to_run(&mut session, SCENARIOS, true))
+            .clone(),
     };
-    let plan = cells_to_run(&mut session, scenarios, failure != Failure::FullDisk);
     let mut cells: Vec<Cell> = plan
         .into_iter()
         .map(|(scenario, moment)| Cell::prepare(&mut session, scenario, moment))

@@ -33,6 +33,8 @@ fn shared_cluster() -> Arc<Cluster> {
     let cluster = Arc::new(Cluster::with_repart(&[
         "repart.max_movers = 4",
         "max_worker_processes = 20",
+        // So little that no shard is kept in place: what is asked here is what new ones have.
+        "repart.max_pause = '1ms'",
         // ATTACH says at this level whether it scans.
         "log_min_messages = debug1",
     ]));
