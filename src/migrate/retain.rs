@@ -24,8 +24,8 @@ use crate::settings;
 /// followed. To be called inside the switch, once sources are detached and targets (`made`) attached.
 pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
     let seconds = settings::retain_source().as_secs_f64();
-    // A table that stays is no old shard, and without a key nothing can be followed.
-    if seconds == 0.0 || job.kept().next().is_some() || job.identity.is_empty() {
+    // A table that stays is no old shard.
+    if seconds == 0.0 || job.kept().next().is_some() {
         return Ok(());
     }
     let sources = job.source_oids();
