@@ -113,7 +113,9 @@ fn index_only_scans_work_at_once_on_new_shards() {
 /// A lower bound of the time, so that a slow machine cannot make it fail.
 #[test]
 fn a_copy_keeps_to_its_rate() {
-    let cluster = Cluster::with_repart(&["repart.max_copy_rate = '8MB'"]);
+    // Too short a pause for any row to be kept in place.
+    let settings = ["repart.max_copy_rate = '8MB'", "repart.max_pause = '10ms'"];
+    let cluster = Cluster::with_repart(&settings);
     let mut session = Session::open(&cluster, "postgres");
     large_table(&mut session, 16);
     let begun = Instant::now();
@@ -131,7 +133,11 @@ fn a_copy_keeps_to_its_rate() {
 /// counts them.
 #[test]
 fn a_copy_goes_in_many_short_transactions() {
-    let cluster = Cluster::with_repart(&["repart.batch_duration = '10ms'", "autovacuum = off"]);
+    let cluster = Cluster::with_repart(&[
+        "repart.batch_duration = '10ms'",
+        "repart.max_pause = '10ms'",
+        "autovacuum = off",
+    ]);
     let mut session = Session::open(&cluster, "postgres");
     large_table(&mut session, 32);
     session.hold_at("catching_up");

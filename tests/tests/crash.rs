@@ -141,7 +141,12 @@ fn another_mover_takes_over_at_once_from_one_that_ended() {
 /// until it ends, no other can start.
 #[test]
 fn a_busy_mover_does_not_outlive_its_postmaster() {
-    let cluster = Cluster::with_repart(&["repart.batch_duration = '10ms'"]);
+    // Too short a pause for any row to be kept in place.
+    let settings = [
+        "repart.batch_duration = '10ms'",
+        "repart.max_pause = '10ms'",
+    ];
+    let cluster = Cluster::with_repart(&settings);
     let mut session = Session::open(&cluster, "postgres");
     session.create_sharded_table("orders", &[390_000], 400_000);
     session.hold_at("copying#2");

@@ -283,6 +283,31 @@ fn a_range_that_grew_too_large_for_the_pause_is_rebuilt_after_all() {
     assert_sound(&mut session, "orders");
 }
 
+/// The crash comes when the migration has gone back to its beginning, with the first attempt's tables, triggers and
+/// log still there.
+#[test]
+fn recovers_from_a_mover_killed_after_a_range_outgrew_the_pause() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = Session::open(&cluster, "postgres");
+    create_orders(&mut session, &BOUNDS);
+    session.hold_at("cutting_over");
+    let id = session.queue("repart_split('orders3', '70000')");
+    session.wait_held("cutting_over");
+    session.run("INSERT INTO orders SELECT n, 'grown', 0 FROM generate_series(60000, 119999) n");
+    let rows = session.number("SELECT count(*) FROM orders");
+    session.hold_at("preparing");
+    let mover = session.wait_held("preparing");
+    cluster.kill9(mover);
+    session.reopen();
+    session.release();
+    let migration = session.wait_ended(id);
+    assert_eq!(migration.state, "done", "{migration:?}");
+    assert_eq!(session.bounds("orders"), [20_000, 40_000, 70_000]);
+    assert_eq!(session.number("SELECT count(*) FROM orders"), rows);
+    assert_nothing_left(&mut session);
+    assert_sound(&mut session, "orders");
+}
+
 /// Everything is done but the commit: rows deleted, inserted, bounds changed.
 #[test]
 fn recovers_from_a_mover_killed_just_before_a_cutover_in_place_commits() {

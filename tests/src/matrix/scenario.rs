@@ -78,6 +78,15 @@ pub const SCENARIOS: &[Scenario] = &[
         replaced: 2,
         moments: &[],
     },
+    // cutting_over → preparing
+    Scenario {
+        name: "outgrown",
+        prepare: create_growing_table,
+        call: |table| format!("repart_split('{table}1', '-100000')"),
+        bounds: (OLD, &[-100_000, 3_000]),
+        replaced: 1,
+        moments: &[],
+    },
 ];
 
 fn split(table: &str) -> String {
@@ -102,6 +111,32 @@ fn create_with_old_shards_kept(session: &mut Session, table: &str) {
     session.set("repart.retain_source", "0");
     let kept = "SELECT count(*) FROM repart.migrations WHERE retained_until > now() AND id = ";
     assert_eq!(session.number(&format!("{kept}{id}")), 1, "{table}");
+}
+
+/// Makes a table whose lowest shard is kept in place when it is split at -100000: it is large, and no row leaves
+/// it. But as soon as the split is to be cut over, a trigger on the journal inserts more rows below than can leave
+/// in time, so that it begins again. All rows with negative keys are gone when the new shards are there: clients
+/// know nothing of them.
+fn create_growing_table(session: &mut Session, table: &str) {
+    session.create_sharded_table(table, OLD, KEYS);
+    session.run(&format!(
+        "INSERT INTO {table} SELECT -1000 - n, repeat('x', 1000), 0 FROM generate_series(1, 5000) n;
+         ANALYZE {table};
+         CREATE SCHEMA IF NOT EXISTS growth;
+         CREATE FUNCTION growth.{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.state = 'cutting_over' THEN
+                 INSERT INTO public.{table} SELECT -100000 - n, 'grown', 0 FROM generate_series(1, 25000) n
+                     ON CONFLICT DO NOTHING;
+             ELSIF NEW.state = 'cleaning' THEN
+                 DELETE FROM public.{table} WHERE id < 0;
+             END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER growth_{table} AFTER UPDATE ON repart.journal FOR EACH ROW
+             WHEN (OLD.state <> NEW.state AND NEW.kind = 'split' AND NEW.relation_name = '{table}')
+             EXECUTE FUNCTION growth.{table}()"
+    ));
 }
 
 /// Fills another tablespace, named `small`.
