@@ -97,6 +97,43 @@ fn a_subscriber_gets_every_row_once_through_migrations() {
     assert_nothing_left(&mut session);
 }
 
+/// Rows that leave a kept shard are deleted from it, and inserted where they arrive: for subscribers nothing happens.
+#[test]
+fn a_subscriber_gets_every_row_once_when_shards_are_kept_in_place() {
+    let keys = 24_000;
+    let publisher = Cluster::with_repart(&["wal_level = logical"]);
+    let subscriber = Cluster::start(&[]);
+    let mut session = Session::open(&publisher, "postgres");
+    session.create_sharded_table("orders", &[20_000], keys);
+    // Few rows on many pages, so that sparing their copy is worth it.
+    session.run("ALTER TABLE orders1 SET (fillfactor = 10)");
+    session.run("VACUUM (FULL, ANALYZE) orders1");
+    session
+        .run("CREATE PUBLICATION orders FOR TABLE orders WITH (publish_via_partition_root = true)");
+    let workload = Workload::start(&publisher, "postgres", Options::new("orders", keys));
+    let mut copy = subscribe(&publisher, &subscriber, "orders");
+    for (call, bounds) in [
+        ("repart_split('orders1', '19800')", vec![19_800, 20_000]),
+        ("repart_merge('orders1', '{1}')", vec![20_000]),
+    ] {
+        let second = session.shards("orders")[1].name.clone();
+        let id = session.queue(&call.replace("{1}", &second));
+        session.wait_done(id);
+        assert_eq!(session.bounds("orders"), bounds);
+        let kept = format!(
+            "SELECT count(*) FROM repart.migrations, unnest(targets) t WHERE id = {id} AND t LIKE '%(in place)'"
+        );
+        assert_eq!(session.number(&kept), 1, "{call}");
+        workload.proceed(200);
+    }
+    workload.stop().assert_clean();
+    wait_applied(&mut session);
+    assert_eq!(content(&mut copy, "true"), content(&mut session, "true"));
+    assert!(!subscriber.log().contains("ERROR"), "{}", subscriber.log());
+    copy.run("DROP SUBSCRIPTION copy_of_orders");
+    assert_nothing_left(&mut session);
+}
+
 /// A row filter is that of the table, also for rows of new shards.
 #[test]
 fn a_row_filter_holds_for_new_shards() {
