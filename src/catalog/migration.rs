@@ -118,6 +118,11 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// The relations of the sources.
+    pub fn source_oids(&self) -> Vec<pg_sys::Oid> {
+        self.sources.iter().map(Source::relation).collect()
+    }
+
     /// The source from which definitions are taken.
     pub fn first_source(&self) -> Result<&Source> {
         self.sources

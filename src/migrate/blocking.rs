@@ -4,7 +4,7 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::{Migration, Source, Spec};
+use crate::catalog::journal::{Migration, Spec};
 use crate::error::Result;
 use crate::migrate::definition;
 use crate::pg::{guc, relation, spi, txn};
@@ -28,7 +28,7 @@ pub fn decide(spec: &Spec) -> Result<Spec> {
 
 /// What users of the table have to expect.
 pub fn warning(table: pg_sys::Oid, spec: &Spec) -> Result<String> {
-    let sources: Vec<pg_sys::Oid> = spec.sources.iter().map(Source::relation).collect();
+    let sources = spec.source_oids();
     // A table that was never analysed: some 100 bytes per row.
     let rows = spi::query_value::<f64>(
         "SELECT coalesce(sum(CASE WHEN reltuples > 0 THEN reltuples ELSE pg_catalog.pg_relation_size(oid) / 100 END), 0)::float8

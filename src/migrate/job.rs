@@ -104,12 +104,7 @@ impl Job {
 
     /// The relations of the sources.
     pub fn source_oids(&self) -> Vec<pg_sys::Oid> {
-        self.migration
-            .spec
-            .sources
-            .iter()
-            .map(|source| source.relation())
-            .collect()
+        self.migration.spec.source_oids()
     }
 
     /// What a switch locks, in this order; see [`obstacle::concerned`].

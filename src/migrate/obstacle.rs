@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::{Migration, Source};
+use crate::catalog::journal::Migration;
 use crate::error::Result;
 use crate::migrate::inbound;
 use crate::pg::spi;
@@ -15,12 +15,7 @@ const LONG_TRANSACTION: &str = "500 ms";
 /// which there are triggers of its foreign keys. LOCK TABLE takes no foreign tables.
 pub fn concerned(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
     let table = migration.relation;
-    let sources: Vec<pg_sys::Oid> = migration
-        .spec
-        .sources
-        .iter()
-        .map(Source::relation)
-        .collect();
+    let sources = migration.spec.source_oids();
     let mut relations = inbound::referencing_tables(table)?;
     relations.push(table);
     relations.extend(spi::query(

@@ -222,7 +222,7 @@ pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
     let id = role::as_superuser(|| {
         // Also lets one request for a table at a time through, so that two cannot take the same shard.
         tables::hold_alone(wanted.table)?;
-        let shards: Vec<pg_sys::Oid> = wanted.spec.sources.iter().map(Source::relation).collect();
+        let shards = wanted.spec.source_oids();
         if let Some(other) = journal::conflicting(&shards)? {
             return Err(Error::InUse {
                 what: format!(

@@ -205,7 +205,7 @@ pub fn follow(keeper: &Keeper) -> Result<()> {
 /// Fails unless everything is still as it was when the old shards were kept.
 fn require_usable(reverse: &Migration) -> Result<()> {
     let table = &reverse.relation_name;
-    let sources: Vec<pg_sys::Oid> = reverse.spec.sources.iter().map(Source::relation).collect();
+    let sources = reverse.spec.source_oids();
     // First, so that what explains another one is looked for after it.
     let definition = target::definition(reverse.relation, &sources);
     if !relation::exists(reverse.relation)? {
@@ -292,11 +292,7 @@ fn adopt_indexes(migration: &Migration) -> Result<bool> {
     let wanted = definition::indexes(first.relation())?;
     let mut renames = Vec::new();
     for n in 0..migration.spec.targets.len() {
-        let table = spi::query_value::<pg_sys::Oid>(
-            "SELECT $1::regclass::oid",
-            &[names::target(migration.id, n).into()],
-        )?
-        .ok_or_else(|| Error::Internal("a kept shard vanished".to_owned()))?;
+        let table = relation::find(&names::target(migration.id, n))?;
         let mut found = definition::indexes(table)?;
         for (k, index) in wanted.iter().enumerate() {
             let Some(at) = found.iter().position(|other| is_alike(index, other)) else {

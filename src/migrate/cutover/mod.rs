@@ -14,10 +14,10 @@ use repart_core::state::State;
 
 use crate::catalog::journal::{self, Position};
 use crate::catalog::{control, cutovers};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::migrate::job::Job;
 use crate::migrate::{capture, default_partition, locks, obstacle, preflight, retain, verify};
-use crate::pg::{guc, snapshot_guard, spi};
+use crate::pg::{guc, relation, snapshot_guard, spi};
 
 use publish::Model;
 
@@ -163,8 +163,7 @@ fn target_oids(job: &Job) -> Result<Vec<pg_sys::Oid>> {
             if let Some(kept) = job.kept().find(|kept| kept.n == n) {
                 return Ok(kept.source.relation());
             }
-            spi::value::<pg_sys::Oid>("SELECT $1::regclass::oid", &[job.target_name(n).into()])?
-                .ok_or_else(|| Error::Internal("a target vanished".to_owned()))
+            relation::find(&job.target_name(n))
         })
         .collect()
 }

@@ -1,8 +1,6 @@
 //! Room for the new tables.
 
-use pgrx::pg_sys;
-
-use crate::catalog::journal::{Source, Spec};
+use crate::catalog::journal::Spec;
 use crate::error::{Error, Result};
 use crate::pg::{disk, spi};
 
@@ -24,7 +22,7 @@ pub fn require_tablespace(name: &str) -> Result<()> {
 /// The new tables are about as large as the old ones, which stay until the switch. Where targets go to
 /// several places, each must have room for all: an estimate on the safe side.
 pub fn require_space(spec: &Spec) -> Result<()> {
-    let sources: Vec<pg_sys::Oid> = spec.sources.iter().map(Source::relation).collect();
+    let sources = spec.source_oids();
     let needed = spi::query_value::<i64>(
         "SELECT coalesce(sum(pg_catalog.pg_total_relation_size(oid)), 0)::int8
            FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
