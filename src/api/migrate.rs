@@ -9,7 +9,7 @@ use repart_core::state::State;
 
 use crate::api::regclass::{self, Regclass};
 use crate::catalog::journal::{self, Migration};
-use crate::catalog::plans;
+use crate::catalog::{groups, plans};
 use crate::error::{Error, Result, SqlResult};
 use crate::migrate::apply;
 use crate::migrate::request::{self, Origin, Wanted};
@@ -71,8 +71,14 @@ fn repart_move(
 fn queue(wanted: &Wanted) -> Result<i64> {
     let id = request::queue(wanted, Origin::default())?;
     let table = relation::display_name(wanted.table)?;
+    let others = role::as_superuser(|| groups::members(wanted.table))?.len() - 1;
+    let colocated = match others {
+        0 => String::new(),
+        1 => " and 1 colocated table".to_owned(),
+        _ => format!(" and {others} colocated tables"),
+    };
     notice!(
-        "migration {id} is queued: {} of table \"{table}\"; watch it with SELECT * FROM repart.migrations WHERE id = {id}",
+        "migration {id} is queued: {} of table \"{table}\"{colocated}; watch it with SELECT * FROM repart.migrations WHERE id = {id}",
         wanted.kind.as_str()
     );
     Ok(id)
@@ -131,7 +137,7 @@ fn repart_wait(
         Instant::now() + Duration::from_micros(micros)
     });
     loop {
-        let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find(id)))?;
+        let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find_leader(id)))?;
         require_visible(&migration)?;
         if migration.state.is_final() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
         {
@@ -161,8 +167,9 @@ fn require_visible(migration: &Migration) -> Result<()> {
 fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
     let id = migration.ok_or(Error::NullArgument("migration"))?;
     preload::require("migrating")?;
-    let migration = role::as_superuser(|| find(id))?;
-    require_rights(&migration)?;
+    let group = role::as_superuser(|| journal::with_followers(find_leader(id)?.id))?;
+    group.iter().try_for_each(require_rights)?;
+    let migration = group.first().ok_or_else(|| missing(id))?;
     if !migration.state.is_before_switch() || migration.state.is_final() {
         return Err(Error::Prerequisite {
             what: format!(
@@ -175,10 +182,12 @@ fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
     }
     role::as_superuser(|| match migration.state {
         // No mover has begun: nothing has to be dropped.
-        State::Queued => journal::transition(&migration, State::Cancelled),
-        _ => journal::request_cancel(id),
+        State::Queued => group
+            .iter()
+            .try_for_each(|member| journal::transition(member, State::Cancelled)),
+        _ => journal::request_cancel(migration.id),
     })?;
-    on_commit::interrupt(mover::process_of(id));
+    on_commit::interrupt(mover::process_of(migration.id));
     on_commit::wake_workers();
     Ok(())
 }
@@ -192,8 +201,18 @@ fn require_rights(migration: &Migration) -> Result<()> {
 }
 
 fn find(id: i64) -> Result<Migration> {
-    journal::find(id)?.ok_or_else(|| Error::Missing {
+    journal::find(id)?.ok_or_else(|| missing(id))
+}
+
+/// The migration itself, or the one that it is carried out with: they end alike, and that one last.
+fn find_leader(id: i64) -> Result<Migration> {
+    let migration = find(id)?;
+    migration.leader.map_or(Ok(migration), find)
+}
+
+fn missing(id: i64) -> Error {
+    Error::Missing {
         what: format!("migration {id} does not exist"),
         hint: "See SELECT * FROM repart.migrations.".to_owned(),
-    })
+    }
 }

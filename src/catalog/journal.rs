@@ -11,7 +11,7 @@ use crate::pg::spi;
 const COLUMNS: &str = "id, kind, relation, relation_name, spec, state, cancel_requested, attempts,
     coalesce(position, '{}'), rows_done, bytes_done, copy_seconds, predicted,
     coalesce(extract(epoch FROM clock_timestamp() - started_at), 0)::float8, pause_ms,
-    xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid";
+    xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid, leader";
 
 fn read(row: &spi::Row) -> Result<Migration> {
     Ok(Migration {
@@ -31,6 +31,7 @@ fn read(row: &spi::Row) -> Result<Migration> {
         running_seconds: row.get(14)?,
         pause_ms: row.optional(15)?,
         is_uncommitted: row.optional(16)?.unwrap_or(false),
+        leader: row.optional(17)?,
     })
 }
 
@@ -39,6 +40,18 @@ pub fn find(id: i64) -> Result<Option<Migration>> {
     spi::select_first(
         &format!("SELECT {COLUMNS} FROM repart.journal WHERE id = $1"),
         &[id.into()],
+        read,
+    )
+}
+
+/// A migration and those that are carried out with it, the one that leads first; none if there is no such one.
+pub fn with_followers(leader: i64) -> Result<Vec<Migration>> {
+    spi::select(
+        &format!(
+            "SELECT {COLUMNS} FROM repart.journal WHERE id = $1 OR leader = $1
+              ORDER BY leader NULLS FIRST, id"
+        ),
+        &[leader.into()],
         read,
     )
 }
@@ -59,6 +72,8 @@ pub struct Request<'a> {
     pub start_at: Option<i64>,
     /// Who asked for it.
     pub requested_by: String,
+    /// The migration that it is carried out with.
+    pub leader: Option<i64>,
 }
 
 /// Queues a migration; returns its number.
@@ -66,9 +81,9 @@ pub fn insert(request: Request) -> Result<i64> {
     let (plan_id, step) = request.plan_step.unzip();
     spi::query_value(
         "INSERT INTO repart.journal
-             (kind, relation, relation_name, spec, plan_id, step, predicted, start_at, requested_by)
+             (kind, relation, relation_name, spec, plan_id, step, predicted, start_at, requested_by, leader)
          SELECT $1, c.oid, c.relname, $3, $4, $5, $6,
-                coalesce(pg_catalog.to_timestamp($7::float8 / 1e6), pg_catalog.now()), $8
+                coalesce(pg_catalog.to_timestamp($7::float8 / 1e6), pg_catalog.now()), $8, $9
            FROM pg_catalog.pg_class c WHERE c.oid = $2
          RETURNING id",
         &[
@@ -80,16 +95,17 @@ pub fn insert(request: Request) -> Result<i64> {
             request.predicted.map(JsonB).into(),
             request.start_at.into(),
             request.requested_by.into(),
+            request.leader.into(),
         ],
     )?
     .ok_or_else(|| Error::Internal("a migration was not queued".to_owned()))
 }
 
-/// Unfinished migrations that may start now, oldest first, with whether somebody asked to stop them.
+/// Unfinished migrations that may start now, oldest first, without those that another one leads.
 pub fn runnable() -> Result<Vec<i64>> {
     spi::select(
         "SELECT id FROM repart.journal
-          WHERE state NOT IN ('done', 'cancelled', 'failed')
+          WHERE state NOT IN ('done', 'cancelled', 'failed') AND leader IS NULL
             AND (start_at <= pg_catalog.clock_timestamp() OR state <> 'queued' OR cancel_requested)
           ORDER BY state = 'queued', start_at, id",
         &[],
@@ -97,12 +113,12 @@ pub fn runnable() -> Result<Vec<i64>> {
     )
 }
 
-/// Takes a migration up: counts the attempt, and notes the time of the first one.
+/// Takes a migration up, with those that follow it: counts the attempt, and notes the time of the first one.
 pub fn take_up(id: i64) -> Result<()> {
     spi::run(
         "UPDATE repart.journal
             SET attempts = attempts + 1, started_at = coalesce(started_at, pg_catalog.clock_timestamp()), reason = NULL
-          WHERE id = $1",
+          WHERE id = $1 OR leader = $1",
         &[id.into()],
     )?;
     Ok(())

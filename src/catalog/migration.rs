@@ -126,6 +126,8 @@ pub struct Migration {
     pub pause_ms: Option<f64>,
     /// Whether the running transaction itself queued or changed it.
     pub is_uncommitted: bool,
+    /// The migration of a colocated table that it is carried out with; `None` for one that a mover runs.
+    pub leader: Option<i64>,
 }
 
 /// How far the copy is; stored in the same transaction as the rows it speaks of.

@@ -4,6 +4,7 @@ pub mod bounds;
 pub mod cutovers;
 pub mod extension;
 pub mod forecasts;
+pub mod groups;
 pub mod journal;
 pub mod keys;
 pub mod lineage;

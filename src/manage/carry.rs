@@ -40,7 +40,7 @@ const REMOVALS: &str = "
 /// with indexes that are the same.
 const INDEXES: &str = "
     SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', $2, c.conname, pg_get_constraintdef(c.oid))
-      FROM pg_constraint c WHERE c.conrelid = $1 AND c.contype IN ('p', 'u', 'f')
+      FROM pg_constraint c WHERE c.conrelid = $1 AND c.contype IN ('p', 'u', 'f') AND c.conparentid = 0
     UNION ALL
     SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i
      WHERE i.indrelid = $1 AND NOT EXISTS (

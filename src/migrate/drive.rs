@@ -50,6 +50,8 @@ pub struct Drive {
     apply_rate: f64,
     /// When the log was last counted.
     counted: Option<Instant>,
+    /// When the logs of tables that wait for others of their group were last applied.
+    kept_up: Instant,
     /// The last error after the switch, so that one that stays is logged once.
     logged: String,
     /// The state of the last step, and how many steps this mover has begun in it.
@@ -65,31 +67,30 @@ impl Drive {
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
             counted: None,
+            kept_up: Instant::now(),
             logged: String::new(),
             visits: (State::Queued, 0),
         }
     }
 
-    /// Runs until the migration has ended, or does not exist any more.
+    /// Runs until the migration, and those that follow it, have ended, or do not exist any more.
     pub fn run(&mut self) -> Result<()> {
         txn::run(|| journal::take_up(self.id))?;
         loop {
             background::check_for_interrupts();
             background::end_without_postmaster();
-            let Some(migration) = txn::run(|| journal::find(self.id))? else {
+            let group = txn::run(|| journal::with_followers(self.id))?;
+            let Some(migration) = next_of(&group) else {
                 return Ok(());
             };
-            if migration.state.is_final() {
-                return Ok(());
-            }
             let visit = self.visit(migration.state);
             if hold::outside(self.id, migration.state.as_str(), visit) {
                 self.visits.1 -= 1;
                 continue;
             }
-            self.report(&migration);
-            let outcome = self.step(migration.clone());
-            self.after(&migration, outcome)?;
+            self.report(migration);
+            let outcome = self.step(migration.clone(), &group);
+            self.after(migration, &group, outcome)?;
         }
     }
 
@@ -115,7 +116,12 @@ impl Drive {
         ));
     }
 
-    fn after(&mut self, migration: &Migration, outcome: Result<Next>) -> Result<()> {
+    fn after(
+        &mut self,
+        migration: &Migration,
+        group: &[Migration],
+        outcome: Result<Next>,
+    ) -> Result<()> {
         let reason = match outcome {
             Ok(Next::Continue) => {
                 self.backoff = BACKOFF.0;
@@ -129,7 +135,7 @@ impl Drive {
             Ok(Next::Retry(reason)) => reason,
             Err(error) if error.is_transient() => format!("waits for a lock: {error}"),
             Err(error) if migration.state.is_before_switch() => {
-                return self.give_up(migration, error);
+                return self.give_up(migration, group, error);
             }
             // After the switch there is only forward.
             Err(error) => {
@@ -147,17 +153,19 @@ impl Drive {
         Ok(())
     }
 
-    /// Ends the migration, leaving nothing behind; tries again until the locks for that are to be had.
-    fn give_up(&mut self, migration: &Migration, error: Error) -> Result<()> {
+    /// Ends the migrations, leaving nothing behind; tries again until the locks for that are to be had.
+    fn give_up(&mut self, migration: &Migration, group: &[Migration], error: Error) -> Result<()> {
         let error = explained(migration, error);
         pgrx::log!("repart mover: migration {} failed: {error}", self.id);
         let error = txn::run(|| Ok(cause::of(migration, error)))?;
-        self.end(migration, State::Failed, Some(&error))
+        self.end(group, State::Failed, Some(&error))
     }
 
-    fn end(&mut self, migration: &Migration, end: State, error: Option<&Error>) -> Result<()> {
+    /// All of them in one transaction: they end alike.
+    fn end(&mut self, group: &[Migration], end: State, error: Option<&Error>) -> Result<()> {
+        let abandon = |migration| clean::abandon(migration, end, error);
         loop {
-            match txn::run(|| clean::abandon(migration, end, error)) {
+            match txn::run(|| group.iter().try_for_each(abandon)) {
                 Err(cause) if cause.is_transient() => background::wait(self.backoff),
                 outcome => return outcome,
             }
@@ -165,9 +173,10 @@ impl Drive {
         }
     }
 
-    fn step(&mut self, migration: Migration) -> Result<Next> {
-        if migration.cancel_requested && migration.state.is_before_switch() {
-            self.end(&migration, State::Cancelled, None)?;
+    fn step(&mut self, migration: Migration, group: &[Migration]) -> Result<Next> {
+        let cancel_requested = group.iter().any(|member| member.cancel_requested);
+        if cancel_requested && migration.state.is_before_switch() {
+            self.end(group, State::Cancelled, None)?;
             return Ok(Next::Continue);
         }
         if migration.attempts > MAX_ATTEMPTS && migration.state.is_before_switch() {
@@ -175,14 +184,15 @@ impl Drive {
                 "given up after {MAX_ATTEMPTS} attempts without progress"
             )));
         }
+        self.keep_up(&migration, group)?;
         match migration.state {
             State::Queued => to(&migration, State::Preparing),
             State::Preparing => prepare(migration),
             State::Copying => self.copy(migration),
             State::CatchingUp => self.catch_up(migration),
-            State::Verifying => self.verify(migration),
-            State::CuttingOver => self.cut_over(migration),
-            State::Cleaning => finish(&migration),
+            State::Verifying => self.verify(migration, group),
+            State::CuttingOver => self.cut_over(group),
+            State::Cleaning => finish(&migration, group),
             State::Done | State::Cancelled | State::Failed => Ok(Next::Continue),
         }
     }
@@ -219,9 +229,10 @@ impl Drive {
         Ok(behind(pending, applied))
     }
 
-    fn verify(&mut self, migration: Migration) -> Result<Next> {
+    fn verify(&mut self, migration: Migration, group: &[Migration]) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
         let complete = verify::all(&job, || {
+            self.keep_up(&job.migration, group)?;
             // Keeps the log short while a large table is compared.
             self.apply_log(&job)?;
             txn::run(|| watch_backlog(&job.migration)).map(|_| ())
@@ -234,26 +245,46 @@ impl Drive {
         to(&job.migration, State::CuttingOver)
     }
 
-    fn cut_over(&mut self, migration: Migration) -> Result<Next> {
-        let job = txn::run(|| Job::load(migration))?;
+    /// Of all together.
+    fn cut_over(&mut self, group: &[Migration]) -> Result<Next> {
+        let jobs = txn::run(|| {
+            let jobs: Result<Vec<Job>> = group.iter().cloned().map(Job::load).collect();
+            cutover::in_order(jobs?)
+        })?;
         // As little as possible is left for the transaction that others wait for.
-        let applied = self.apply_log(&job)?;
+        let mut applied = 0;
+        for job in &jobs {
+            applied += self.apply_log(job)?;
+        }
         let few = self.few_changes();
-        match txn::run(|| {
-            cutover::attempt(std::slice::from_ref(&job), few, || {
-                hold::inside(self.id, "switched");
-            })
-        })? {
-            Attempt::Switched => Ok(Next::Continue),
-            Attempt::Waiting(reason) => {
+        let attempt =
+            txn::run(|| cutover::attempt(&jobs, few, || hold::inside(self.id, "switched")))?;
+        if !matches!(attempt, Attempt::Switched) {
+            for job in &jobs {
                 txn::run(|| watch_backlog(&job.migration))?;
-                Ok(Next::Retry(reason))
-            }
-            Attempt::Behind(pending) => {
-                txn::run(|| watch_backlog(&job.migration))?;
-                Ok(behind(pending, applied))
             }
         }
+        Ok(match attempt {
+            Attempt::Switched => Next::Continue,
+            Attempt::Waiting(reason) => Next::Retry(reason),
+            Attempt::Behind(pending) => behind(pending, applied),
+        })
+    }
+
+    /// Now and then applies the logs of the tables that are ready and wait for the one that is at work.
+    fn keep_up(&mut self, at_work: &Migration, group: &[Migration]) -> Result<()> {
+        if group.len() < 2 || self.kept_up.elapsed() < BACKLOG_INTERVAL {
+            return Ok(());
+        }
+        for member in group {
+            if member.id != at_work.id && member.state == State::CuttingOver {
+                let job = txn::run(|| Job::load(member.clone()))?;
+                self.apply_log(&job)?;
+                txn::run(|| watch_backlog(&job.migration))?;
+            }
+        }
+        self.kept_up = Instant::now();
+        Ok(())
     }
 
     /// Applies what the log has now; measures how fast that goes.
@@ -276,6 +307,18 @@ impl Drive {
         let changes = self.apply_rate * settings::max_pause().as_secs_f64() / 2.0;
         changes.clamp(FEW_CHANGES.0, FEW_CHANGES.1) as i64
     }
+}
+
+/// Which of a group to take a step with: one table after the other until all are ready to be cut over together; then
+/// they are cleaned, the one that leads last, so that all have ended when it has. `None` when all have ended.
+fn next_of(group: &[Migration]) -> Option<&Migration> {
+    let open = || group.iter().filter(|member| !member.state.is_final());
+    if open().all(|member| !member.state.is_before_switch()) {
+        return open().next_back();
+    }
+    open()
+        .find(|member| member.state != State::CuttingOver)
+        .or_else(|| open().next())
 }
 
 /// Go on at once while rounds get shorter; else say so, and let the writers have the machine for a while.
@@ -357,40 +400,44 @@ fn watch_backlog(migration: &Migration) -> Result<i64> {
     Ok(pending)
 }
 
-/// Drops the old shards and notes what the migration cost, in one transaction.
-fn finish(migration: &Migration) -> Result<Next> {
+/// Drops the old shards; with the last of a group, notes what the migration cost, in one transaction.
+fn finish(migration: &Migration, group: &[Migration]) -> Result<Next> {
     txn::run(|| {
         // Dropping a table with foreign keys locks the tables that they reference.
         locks::be_polite();
-        let sources: Vec<_> = migration
-            .spec
-            .sources
-            .iter()
-            .map(|source| source.relation())
-            .collect();
-        let number = |key: &str| {
-            migration
-                .predicted
-                .as_ref()
-                .and_then(|predicted| predicted.get(key)?.as_f64())
-        };
-        outcomes::record(&NewOutcome {
-            migration: migration.id,
-            kind: migration.kind.as_str().to_owned(),
-            relation: migration.relation,
-            relation_name: migration.relation_name.clone(),
-            rows: migration.rows_done,
-            bytes: migration.bytes_done,
-            copy_seconds: migration.copy_seconds,
-            duration: migration.running_seconds,
-            pause_ms: migration.pause_ms.unwrap_or(0.0),
-            predicted: migration.predicted.clone(),
-            load_before: number("load_before"),
-            shards: journal::descendants(&sources)?,
-        })?;
+        if migration.leader.is_none() {
+            record_outcome(migration, group)?;
+        }
         clean::finish(migration)?;
-        hold::inside(migration.id, "cleaned");
+        hold::inside(migration.leader.unwrap_or(migration.id), "cleaned");
         Ok(())
     })?;
     Ok(Next::Continue)
+}
+
+/// Of a group as one: it was planned as one.
+fn record_outcome(leader: &Migration, group: &[Migration]) -> Result<()> {
+    let sources: Vec<_> = group
+        .iter()
+        .flat_map(|member| &member.spec.sources)
+        .map(|source| source.relation())
+        .collect();
+    let number = |key: &str| {
+        let predicted = leader.predicted.as_ref();
+        predicted.and_then(|predicted| predicted.get(key)?.as_f64())
+    };
+    outcomes::record(&NewOutcome {
+        migration: leader.id,
+        kind: leader.kind.as_str().to_owned(),
+        relation: leader.relation,
+        relation_name: leader.relation_name.clone(),
+        rows: group.iter().map(|member| member.rows_done).sum(),
+        bytes: group.iter().map(|member| member.bytes_done).sum(),
+        copy_seconds: group.iter().map(|member| member.copy_seconds).sum(),
+        duration: leader.running_seconds,
+        pause_ms: leader.pause_ms.unwrap_or(0.0),
+        predicted: leader.predicted.clone(),
+        load_before: number("load_before"),
+        shards: journal::descendants(&sources)?,
+    })
 }

@@ -4,9 +4,9 @@
 use pgrx::pg_sys;
 
 use crate::catalog::journal::{Source, Spec};
-use crate::catalog::shards;
+use crate::catalog::{groups, shards};
 use crate::error::{Error, Result};
-use crate::migrate::{definition, target};
+use crate::migrate::{definition, group_keys, target};
 use crate::pg::{disk, relation, role, spi};
 
 /// Checks what is to be done to a table.
@@ -48,6 +48,9 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     target::agreement::check(&spec.sources)?;
     if let Some(owner) = owners.first() {
         target::rights::check(table, *owner)?;
+        let role = target::rights::attaching_role(table, *owner)?;
+        let keys = group_keys::among(&groups::members(table)?)?;
+        group_keys::check_rights(table, role, &keys)?;
     }
     for target in &spec.targets {
         target
@@ -97,11 +100,15 @@ fn refuse_default_rows(table: &str, shards: &[shards::Shard]) -> Result<()> {
     })
 }
 
+/// All but those between tables of one group.
 fn refuse_inbound_foreign_keys(table: pg_sys::Oid, name: &str) -> Result<()> {
+    let group = group_keys::among(&groups::members(table)?)?;
+    let group: Vec<pg_sys::Oid> = group.iter().map(|key| key.constraint).collect();
     let referencing = spi::query_value::<String>(
         "SELECT pg_catalog.string_agg(pg_catalog.format('%s on table %s', conname, conrelid::regclass), ', ')
-           FROM pg_catalog.pg_constraint WHERE confrelid = $1 AND contype = 'f' AND conparentid = 0",
-        &[table.into()],
+           FROM pg_catalog.pg_constraint
+          WHERE confrelid = $1 AND contype = 'f' AND conparentid = 0 AND oid <> ALL ($2)",
+        &[table.into(), group.into()],
     )?;
     match referencing {
         None => Ok(()),
@@ -110,7 +117,8 @@ fn refuse_inbound_foreign_keys(table: pg_sys::Oid, name: &str) -> Result<()> {
             detail: format!(
                 "Foreign keys: {keys}. PostgreSQL refuses to detach a referenced partition."
             ),
-            hint: "Drop them before a migration; they are not supported yet.".to_owned(),
+            hint: "Drop them before a migration, or colocate the referencing tables with it."
+                .to_owned(),
         }),
     }
 }

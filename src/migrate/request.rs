@@ -4,9 +4,9 @@ use pgrx::prelude::*;
 
 use crate::catalog::journal::{self, Kind, Request, Source, Spec, Target};
 use crate::catalog::shards::{self, Shard, ShardKey};
-use crate::catalog::tables;
+use crate::catalog::{groups, tables};
 use crate::error::{Error, Result};
-use crate::migrate::preflight;
+use crate::migrate::{colocated, preflight};
 use crate::pg::{literal, on_commit, preload, relation, role, spi};
 
 /// A migration that was asked for.
@@ -200,30 +200,44 @@ pub fn relocate(
     })
 }
 
-/// Checks the migration and writes it to the journal; the caller's rights included. Workers are woken
-/// when the caller's transaction commits.
+/// Checks the migration and writes it to the journal, with the same for all tables of its colocation group; the
+/// caller's rights included. Workers are woken when the caller's transaction commits. Returns the number of the
+/// migration of the table that was named, which leads.
 pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
     preload::require("migrating")?;
-    relation::require_owner(wanted.table)?;
+    // Also lets one request for a group at a time through, so that two cannot take the same shard.
+    let members = groups::hold_alone(wanted.table)?;
+    for member in &members {
+        relation::require_owner(member.relation)?;
+    }
+    let others: Vec<Wanted> = role::as_superuser(|| {
+        refuse_conflict(wanted)?;
+        members
+            .iter()
+            .filter(|member| member.relation != wanted.table)
+            .map(|member| colocated::same_for(wanted, member.relation))
+            .collect()
+    })?;
+    let start_at = origin.start_at;
+    let id = queue_alone(wanted, origin, None)?;
+    for other in &others {
+        let origin = Origin {
+            start_at,
+            ..Origin::default()
+        };
+        queue_alone(other, origin, Some(id))?;
+    }
+    Ok(id)
+}
+
+/// As [`queue`], for one table of a group whose rows the caller holds and whose owner it is.
+pub fn queue_alone(wanted: &Wanted, origin: Origin, leader: Option<i64>) -> Result<i64> {
     let caller = spi::value::<String>(
         "SELECT pg_catalog.pg_get_userbyid($1)::text",
         &[role::current().into()],
     )?;
     let id = role::as_superuser(|| {
-        // Also lets one request for a table at a time through, so that two cannot take the same shard.
-        tables::hold_alone(wanted.table)?;
-        let shards: Vec<pg_sys::Oid> = wanted.spec.sources.iter().map(Source::relation).collect();
-        if let Some(other) = journal::conflicting(&shards)? {
-            return Err(Error::InUse {
-                what: format!(
-                    "migration {other} is using a shard of table \"{}\"",
-                    relation::display_name(wanted.table)?
-                ),
-                hint: format!(
-                    "Wait for it with SELECT repart_wait({other}), or cancel it with SELECT repart_cancel({other})."
-                ),
-            });
-        }
+        refuse_conflict(wanted)?;
         preflight::check(wanted.table, &wanted.spec)?;
         journal::insert(Request {
             kind: wanted.kind,
@@ -233,10 +247,27 @@ pub fn queue(wanted: &Wanted, origin: Origin) -> Result<i64> {
             predicted: origin.predicted,
             start_at: origin.start_at,
             requested_by: caller.unwrap_or_default(),
+            leader,
         })
     })?;
     on_commit::wake_workers();
     Ok(id)
+}
+
+fn refuse_conflict(wanted: &Wanted) -> Result<()> {
+    let shards: Vec<pg_sys::Oid> = wanted.spec.sources.iter().map(Source::relation).collect();
+    let Some(other) = journal::conflicting(&shards)? else {
+        return Ok(());
+    };
+    Err(Error::InUse {
+        what: format!(
+            "migration {other} is using a shard of table \"{}\"",
+            relation::display_name(wanted.table)?
+        ),
+        hint: format!(
+            "Wait for it with SELECT repart_wait({other}), or cancel it with SELECT repart_cancel({other})."
+        ),
+    })
 }
 
 fn managed_shard(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
@@ -254,7 +285,8 @@ fn managed_shard(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
     Ok((table, shard))
 }
 
-fn source(shard: &Shard) -> Source {
+/// A shard as the source of a migration.
+pub fn source(shard: &Shard) -> Source {
     Source {
         oid: shard.oid.to_u32(),
         schema: shard.schema.clone(),

@@ -15,7 +15,8 @@ pub enum Except {
 }
 
 /// Everything that depends on a table or its row type and is not part of the table: its own columns' defaults,
-/// constraints, indexes, triggers, rules, policies and statistics are.
+/// constraints, indexes, triggers, rules, policies and statistics are, and its part of a foreign key that references
+/// the sharded table.
 const OTHERS: &str = "
     SELECT DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
       FROM pg_catalog.pg_depend d
@@ -24,7 +25,8 @@ const OTHERS: &str = "
            WHEN 'pg_catalog.pg_attrdef'::regclass THEN
                EXISTS (SELECT FROM pg_catalog.pg_attrdef WHERE oid = d.objid AND adrelid = $1)
            WHEN 'pg_catalog.pg_constraint'::regclass THEN
-               EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE oid = d.objid AND conrelid = $1)
+               EXISTS (SELECT FROM pg_catalog.pg_constraint
+                        WHERE oid = d.objid AND (conrelid = $1 OR contype = 'f' AND conparentid <> 0))
            WHEN 'pg_catalog.pg_trigger'::regclass THEN
                EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE oid = d.objid AND tgrelid = $1)
            WHEN 'pg_catalog.pg_policy'::regclass THEN

@@ -14,6 +14,7 @@ pub mod on_commit;
 pub mod opclass;
 pub mod partition;
 pub mod preload;
+pub mod reference_checks;
 pub mod regclass;
 pub mod relation;
 pub mod role;
