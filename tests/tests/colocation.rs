@@ -294,3 +294,37 @@ fn when_one_table_is_dropped_the_other_stays_as_it_was() {
     session.wait_done(id);
     assert_eq!(session.bounds("orders"), NEW);
 }
+
+/// A restored database has the same groups.
+#[test]
+fn a_dump_keeps_groups() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = scene(&cluster);
+    session.create_sharded_table("alone", &[1_000], 2_000);
+    let dump = cluster.scratch("groups.sql");
+    let mut program = cluster.client_program("pg_dump", "postgres");
+    let dumped = program.output().unwrap();
+    assert!(
+        dumped.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dumped.stderr)
+    );
+    std::fs::write(&dump, &dumped.stdout).unwrap();
+    session.run("CREATE DATABASE restored TEMPLATE template0");
+    cluster.psql("restored", &format!("\\i {}", dump.display()));
+    let mut restored = Session::open(&cluster, "restored");
+    assert_eq!(
+        restored.number("SELECT count(*) FROM repart.sharded_tables"),
+        3
+    );
+    let id = restored.queue("repart_split('orders1', '1500')");
+    restored.wait_done(id);
+    assert_eq!(restored.bounds("orders"), NEW);
+    assert_eq!(restored.bounds("lines"), NEW);
+    assert_eq!(restored.bounds("alone"), [1_000]);
+    // A group made after that is another one.
+    restored.create_sharded_table("other", &[1_000], 2_000);
+    restored.run("SELECT repart_manage('other', colocate_with => 'alone')");
+    let groups = "SELECT count(DISTINCT colocation_group) FROM repart.sharded_tables";
+    assert_eq!(restored.number(groups), 2);
+}
