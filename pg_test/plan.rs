@@ -105,6 +105,83 @@ mod tests {
         );
     }
 
+    /// Neither table passes the limit by itself.
+    #[pg_test]
+    fn colocated_tables_are_planned_as_one() {
+        orders();
+        Spi::run(
+            "CREATE TABLE lines (id int NOT NULL, n int) PARTITION BY RANGE (id);
+             CREATE TABLE lines_low PARTITION OF lines FOR VALUES FROM (MINVALUE) TO (100);
+             CREATE TABLE lines_high PARTITION OF lines FOR VALUES FROM (100) TO (MAXVALUE);
+             INSERT INTO lines SELECT i % 100, i FROM generate_series(1, 5000) i; ANALYZE lines_low;
+             SELECT repart_manage('lines')",
+        )
+        .expect("a second table");
+        for shard in ["orders_low", "lines_low"] {
+            import_rise(shard);
+        }
+        for shard in ["orders_high", "lines_high"] {
+            import_waves(shard, 450.0);
+        }
+        Spi::run("SET LOCAL repart.shard_capacity = 2000; SET LOCAL repart.min_shard_size = 0; SET LOCAL repart.dwell = 0")
+            .expect("settings");
+        assert_eq!(only_step("repart_plan()").0, "none");
+        Spi::run("DROP TABLE p; SELECT repart_manage('lines', colocate_with => 'orders')")
+            .expect("colocated");
+        // For whichever of them is asked, and for all.
+        for call in [
+            "repart_plan('lines')",
+            "repart_plan('orders')",
+            "repart_plan()",
+        ] {
+            Spi::run(&format!("CREATE TEMP TABLE p AS SELECT * FROM {call}")).expect("a plan");
+            assert_eq!(one::<i64>("SELECT count(*) FROM p"), 1, "{call}");
+            let why: String = one("SELECT why FROM p");
+            assert_eq!(
+                one::<String>("SELECT action || ' ' || shard FROM p"),
+                "split orders_low",
+                "{why}"
+            );
+            assert!(
+                why.ends_with("loads and sizes include colocated table lines, reshaped alike"),
+                "{why}"
+            );
+            // 72 hours of a load that rises by 11 rows/s in each of two tables.
+            assert!(one::<f64>("SELECT load_before FROM p") > 1400.0);
+            // There are rows in one of them only: that decides where the keys are.
+            let bytes = "SELECT bytes = pg_total_relation_size('lines_low') + pg_total_relation_size('orders_low') FROM p";
+            assert!(one::<bool>(bytes));
+            Spi::run("DROP TABLE p").expect("dropped");
+        }
+    }
+
+    #[pg_test]
+    fn a_group_whose_shards_differ_is_left_alone() {
+        orders();
+        Spi::run(
+            "CREATE TABLE lines (id int NOT NULL, n int) PARTITION BY RANGE (id);
+             CREATE TABLE lines_low PARTITION OF lines FOR VALUES FROM (MINVALUE) TO (100);
+             CREATE TABLE lines_high PARTITION OF lines FOR VALUES FROM (100) TO (MAXVALUE);
+             INSERT INTO lines SELECT i % 100, i FROM generate_series(1, 5000) i; ANALYZE lines_low;
+             SELECT repart_manage('lines', colocate_with => 'orders');
+             ALTER TABLE lines DETACH PARTITION lines_high;
+             ALTER TABLE lines ATTACH PARTITION lines_high FOR VALUES FROM (200) TO (MAXVALUE)",
+        )
+        .expect("a group");
+        for shard in ["orders_low", "lines_low"] {
+            import_rise(shard);
+        }
+        Spi::run("SET LOCAL repart.shard_capacity = 1000; SET LOCAL repart.min_shard_size = 0; SET LOCAL repart.dwell = 0")
+            .expect("settings");
+        Spi::run("CREATE TEMP TABLE p AS SELECT * FROM repart_plan()").expect("a plan");
+        let why: String = one("SELECT action || ': ' || why || alternatives FROM p");
+        assert!(
+            why.starts_with("none")
+                && why.contains("colocated with table \"lines\", which has other shards"),
+            "{why}"
+        );
+    }
+
     #[pg_test]
     fn history_that_ended_long_ago_is_no_reason_to_act() {
         orders();

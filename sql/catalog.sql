@@ -8,9 +8,11 @@ CREATE TABLE repart.sharded_tables (
     relation    regclass    PRIMARY KEY,
     shard_key   name        NOT NULL,
     leaf_keys   boolean     NOT NULL DEFAULT false,
-    managed_at  timestamptz NOT NULL DEFAULT now()
+    managed_at  timestamptz NOT NULL DEFAULT now(),
+    -- Tables with the same number are reshaped together. A number, so that a dump and restore keeps it.
+    colocation_group integer
 );
-COMMENT ON TABLE repart.sharded_tables IS 'tables that repart manages';
+COMMENT ON TABLE repart.sharded_tables IS 'tables that repart manages; those with the same colocation_group share their boundaries';
 SELECT pg_catalog.pg_extension_config_dump('repart.sharded_tables', '');
 
 -- Cumulative counters at the last sample, to make rates of.
@@ -113,10 +115,13 @@ CREATE TABLE repart.journal (
     reverts          bigint,
     -- Old shards kept after the switch: as what they are, and until when; NULL once they are not kept any more.
     retained         jsonb,
-    retained_until   timestamptz
+    retained_until   timestamptz,
+    -- The migration of a colocated table that this one is carried out with.
+    leader           bigint
 );
 COMMENT ON TABLE repart.journal IS 'the durable journal of migrations';
 CREATE INDEX journal_unfinished_idx ON repart.journal (id) WHERE state NOT IN ('done', 'cancelled', 'failed');
+CREATE INDEX journal_leader_idx ON repart.journal (leader) WHERE leader IS NOT NULL;
 CREATE INDEX journal_finished_idx ON repart.journal (finished_at);
 
 -- Read by the snapshot guard on a hot standby, which finds it by its name and that of its index.

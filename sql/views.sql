@@ -10,7 +10,8 @@ SELECT s.relation,
        greatest(c.reltuples, 0)::bigint AS rows,
        pg_catalog.pg_total_relation_size(c.oid) AS bytes,
        l.load,
-       f.peak AS load_forecast
+       f.peak AS load_forecast,
+       s.colocation_group
   FROM repart.sharded_tables s
   JOIN pg_catalog.pg_inherits i ON i.inhparent = s.relation
   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
@@ -22,7 +23,7 @@ SELECT s.relation,
   LEFT JOIN LATERAL (SELECT max(q) AS peak FROM repart.forecast_curves u, pg_catalog.unnest(u.q90) q
                       WHERE u.shard = c.oid AND u.metric = 'load') f ON true
  WHERE pg_catalog.pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT';
-COMMENT ON VIEW repart.shards IS 'shards of managed tables: range [key_from, key_to), place, estimated rows, bytes with indexes, load now and highest q90 load forecast in rows per second';
+COMMENT ON VIEW repart.shards IS 'shards of managed tables: range [key_from, key_to), place, estimated rows, bytes with indexes, load now and highest q90 load forecast in rows per second; tables of one colocation_group share their boundaries';
 
 CREATE VIEW repart.migrations AS
 SELECT j.id,
@@ -57,10 +58,11 @@ SELECT j.id,
        j.finished_at,
        j.reverts,
        j.retained_until,
-       j.error
+       j.error,
+       j.leader
   FROM repart.journal j
   LEFT JOIN repart.pause a ON true
  CROSS JOIN LATERAL (
        SELECT CASE WHEN j.state NOT IN ('cleaning', 'done', 'cancelled', 'failed')
                    THEN coalesce(j.paused_by, a.paused_by)::text END AS by) p;
-COMMENT ON VIEW repart.migrations IS 'migrations, queued, running and ended: progress 0 to 1, rate in bytes per second of copying, lag in captured changes, pause_ms of the cutover, reverts the migration that it takes back, retained_until when its old shards are dropped';
+COMMENT ON VIEW repart.migrations IS 'migrations, queued, running and ended: progress 0 to 1, rate in bytes per second of copying, lag in captured changes, pause_ms of the cutover, reverts the migration that it takes back, retained_until when its old shards are dropped, leader the migration of a colocated table that it is part of';

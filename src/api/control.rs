@@ -30,7 +30,7 @@ fn repart_wait(
         Instant::now() + Duration::from_micros(micros)
     });
     loop {
-        let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find(id)))?;
+        let migration = txn::with_latest_snapshot(|| role::as_superuser(|| find_leader(id)))?;
         require_visible(&migration)?;
         if migration.state.is_final() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
         {
@@ -65,7 +65,7 @@ fn repart_pause(migration: default!(Option<i64>, "NULL")) -> SqlResult<()> {
         control::pause_all(&caller)?;
         return Ok(());
     };
-    require_rights(&role::as_superuser(|| find(id))?)?;
+    require_group_rights(id)?;
     if !role::as_superuser(|| control::pause(id, &caller))? {
         return Err(too_late(id, "paused")?.into());
     }
@@ -89,7 +89,7 @@ fn repart_resume(migration: default!(Option<i64>, "NULL")) -> SqlResult<()> {
 }
 
 fn resume(id: i64) -> Result<()> {
-    require_rights(&role::as_superuser(|| find(id))?)?;
+    require_group_rights(id)?;
     if let Some(by) = role::as_superuser(control::paused_all_by)? {
         return Err(Error::Prerequisite {
             what: format!("all migrations of this database were paused by {by}"),
@@ -108,17 +108,21 @@ fn resume(id: i64) -> Result<()> {
 fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
     let id = migration.ok_or(Error::NullArgument("migration"))?;
     preload::require("migrating")?;
-    require_rights(&role::as_superuser(|| find(id))?)?;
-    match role::as_superuser(|| control::request_cancel(id))? {
-        None => return Err(too_late(id, "cancelled")?.into()),
-        // No mover has begun: nothing has to be dropped.
-        Some(State::Queued) => role::as_superuser(|| {
-            let migration = find(id)?;
-            journal::transition(&migration, State::Cancelled)
-        })?,
-        Some(_) => {}
+    let group = require_group_rights(id)?;
+    let states = role::as_superuser(|| control::request_cancel(id))?;
+    if states.is_empty() {
+        return Err(too_late(id, "cancelled")?.into());
     }
-    on_commit::interrupt(mover::process_of(id));
+    // No mover has begun: nothing has to be dropped.
+    if states.iter().all(|state| *state == State::Queued) {
+        role::as_superuser(|| {
+            group
+                .iter()
+                .try_for_each(|member| journal::transition(&find(member.id)?, State::Cancelled))
+        })?;
+    }
+    let leader = group.first().map_or(id, |leader| leader.id);
+    on_commit::interrupt(mover::process_of(leader));
     on_commit::wake_workers();
     Ok(())
 }
@@ -129,9 +133,7 @@ fn repart_cancel(migration: Option<i64>) -> SqlResult<()> {
 fn repart_revert(migration: Option<i64>) -> SqlResult<i64> {
     let id = migration.ok_or(Error::NullArgument("migration"))?;
     preload::require("migrating")?;
-    let original = role::as_superuser(|| find(id))?;
-    require_rights(&original)?;
-    let (reverse, wanted) = revert::queue(&original)?;
+    let (reverse, wanted) = revert::queue(&require_group_rights(id)?)?;
     announce(reverse, &wanted)?;
     Ok(reverse)
 }
@@ -159,6 +161,14 @@ fn require_rights(migration: &Migration) -> Result<()> {
     }
 }
 
+/// The migration and those that it is carried out with, the one that leads first; fails unless the caller may
+/// decide on all of them.
+fn require_group_rights(id: i64) -> Result<Vec<Migration>> {
+    let group = role::as_superuser(|| journal::with_followers(find_leader(id)?.id))?;
+    group.iter().try_for_each(require_rights)?;
+    Ok(group)
+}
+
 fn caller() -> Result<String> {
     let name = spi::value::<String>(
         "SELECT pg_catalog.pg_get_userbyid($1)::text",
@@ -172,4 +182,10 @@ fn find(id: i64) -> Result<Migration> {
         what: format!("migration {id} does not exist"),
         hint: "See SELECT * FROM repart.migrations.".to_owned(),
     })
+}
+
+/// The migration itself, or the one that it is carried out with: they end alike, and that one last.
+fn find_leader(id: i64) -> Result<Migration> {
+    let migration = find(id)?;
+    migration.leader.map_or(Ok(migration), find)
 }

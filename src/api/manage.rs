@@ -8,7 +8,8 @@ use crate::manage;
 use crate::pg::name::Name;
 
 /// Starts managing a table; a plain table becomes a sharded table with one shard. Returns the number of
-/// shards.
+/// shards. With `colocate_with`, also of a table that is managed already: it gets the boundaries of the other one, and
+/// is reshaped together with it from then on.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn repart_manage(
@@ -18,15 +19,13 @@ fn repart_manage(
     leaf_keys: default!(Option<bool>, "false"),
 ) -> SqlResult<i32> {
     let relation = required(relation, "relation")?;
-    if colocate_with.is_some() {
-        return Err(not_yet("colocate_with", "colocation groups are").into());
-    }
     if leaf_keys.ok_or(Error::NullArgument("leaf_keys"))? {
         return Err(not_yet("leaf_keys", "shards on other nodes, which need it, are").into());
     }
     Ok(manage::manage(
         relation,
         shard_key.as_ref().map(Name::as_str),
+        colocate_with.map(Regclass::oid),
     )?)
 }
 

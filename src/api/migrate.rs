@@ -5,7 +5,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::api::regclass::{self, Regclass};
-use crate::catalog::plans;
+use crate::catalog::{groups, plans};
 use crate::error::{Error, Result, SqlResult};
 use crate::migrate::apply;
 use crate::migrate::request::{self, Origin, Wanted};
@@ -69,8 +69,14 @@ fn queue(wanted: &Wanted) -> Result<i64> {
 /// Says what was queued, and where to watch it.
 pub fn announce(id: i64, wanted: &Wanted) -> Result<()> {
     let table = relation::display_name(wanted.table)?;
+    let others = role::as_superuser(|| groups::members(wanted.table))?.len() - 1;
+    let colocated = match others {
+        0 => String::new(),
+        1 => " and 1 colocated table".to_owned(),
+        _ => format!(" and {others} colocated tables"),
+    };
     notice!(
-        "migration {id} is queued: {} of table \"{table}\"; watch it with SELECT * FROM repart.migrations WHERE id = {id}",
+        "migration {id} is queued: {} of table \"{table}\"{colocated}; watch it with SELECT * FROM repart.migrations WHERE id = {id}",
         wanted.kind.as_str()
     );
     Ok(())

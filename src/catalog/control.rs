@@ -45,25 +45,34 @@ fn read_wish(id: i64, lock: &str) -> Result<Wish> {
     })
 }
 
-/// Asks a migration to stop, unless it has switched or ended; returns the state in which it was asked. The
-/// row stays locked, so that it is still there when the caller's transaction commits.
-pub fn request_cancel(id: i64) -> Result<Option<State>> {
-    let state = spi::query_value::<String>(
-        "UPDATE repart.journal SET cancel_requested = true
-          WHERE id = $1 AND state NOT IN ('cleaning', 'done', 'cancelled', 'failed') RETURNING state",
+/// The condition that a migration is, or is carried out with, the one whose number is $1, and has neither switched
+/// nor ended: what is asked of one is asked of all of them.
+const TOGETHER: &str = "state NOT IN ('cleaning', 'done', 'cancelled', 'failed')
+    AND coalesce(leader, id) = (SELECT coalesce(o.leader, o.id) FROM repart.journal o WHERE o.id = $1)";
+
+/// Asks a migration to stop, unless it has switched or ended, with those that it is carried out with; returns the
+/// states in which they were asked. The rows stay locked, so that these are still their states when the caller's
+/// transaction commits.
+pub fn request_cancel(id: i64) -> Result<Vec<State>> {
+    spi::query(
+        &format!(
+            "UPDATE repart.journal SET cancel_requested = true WHERE {TOGETHER} RETURNING state"
+        ),
         &[id.into()],
-    )?;
-    Ok(state.map(|state| state.parse()).transpose()?)
+        |row| Ok(row.get::<String>(1)?.parse()?),
+    )
 }
 
-/// Pauses one migration; `false` if it has switched or ended. Who paused it first is kept.
+/// Pauses one migration, with those that it is carried out with; `false` if it has switched or ended. Who paused it
+/// first is kept.
 pub fn pause(id: i64, by: &str) -> Result<bool> {
     let changed = spi::run(
-        "UPDATE repart.journal SET paused_by = coalesce(paused_by, $2::name)
-          WHERE id = $1 AND state NOT IN ('cleaning', 'done', 'cancelled', 'failed')",
+        &format!(
+            "UPDATE repart.journal SET paused_by = coalesce(paused_by, $2::name) WHERE {TOGETHER}"
+        ),
         &[id.into(), by.into()],
     )?;
-    Ok(changed == 1)
+    Ok(changed > 0)
 }
 
 /// Pauses all migrations, those that are not queued yet included.
@@ -75,14 +84,15 @@ pub fn pause_all(by: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets one migration go on; `false` if it has switched or ended.
+/// Lets one migration go on, with those that it is carried out with; `false` if it has switched or ended.
 pub fn resume(id: i64) -> Result<bool> {
     let changed = spi::run(
-        "UPDATE repart.journal SET paused_by = NULL, resumed_at = pg_catalog.clock_timestamp()
-          WHERE id = $1 AND state NOT IN ('cleaning', 'done', 'cancelled', 'failed')",
+        &format!(
+            "UPDATE repart.journal SET paused_by = NULL, resumed_at = pg_catalog.clock_timestamp() WHERE {TOGETHER}"
+        ),
         &[id.into()],
     )?;
-    Ok(changed == 1)
+    Ok(changed > 0)
 }
 
 /// Lets all migrations go on, also those that were paused one by one.

@@ -14,7 +14,8 @@ const COLUMNS: &str = "id, kind, relation, relation_name, spec, state, cancel_re
     coalesce(extract(epoch FROM clock_timestamp() - started_at), 0)::float8, pause_ms,
     xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid,
     paused_by IS NOT NULL OR EXISTS (SELECT FROM repart.pause),
-    extract(epoch FROM clock_timestamp() - greatest(state_since, resumed_at))::float8";
+    extract(epoch FROM clock_timestamp() - greatest(state_since, resumed_at))::float8, leader,
+    1 + (SELECT count(*) FROM repart.journal f WHERE f.leader = coalesce(journal.leader, journal.id))";
 
 /// Numbers a migration before it is stored.
 pub(super) const NEXT_NUMBER: &str =
@@ -40,6 +41,8 @@ fn read(row: &spi::Row) -> Result<Migration> {
         is_uncommitted: row.optional(16)?.unwrap_or(false),
         is_paused: row.get(17)?,
         state_seconds: row.get(18)?,
+        leader: row.optional(19)?,
+        tables: row.get(20)?,
     })
 }
 
@@ -48,6 +51,18 @@ pub fn find(id: i64) -> Result<Option<Migration>> {
     spi::select_first(
         &format!("SELECT {COLUMNS} FROM repart.journal WHERE id = $1"),
         &[id.into()],
+        read,
+    )
+}
+
+/// A migration and those that are carried out with it, the one that leads first; none if there is no such one.
+pub fn with_followers(leader: i64) -> Result<Vec<Migration>> {
+    spi::select(
+        &format!(
+            "SELECT {COLUMNS} FROM repart.journal WHERE id = $1 OR leader = $1
+              ORDER BY leader NULLS FIRST, id"
+        ),
+        &[leader.into()],
         read,
     )
 }
@@ -72,6 +87,8 @@ pub struct Request<'a> {
     pub reverts: Option<i64>,
     /// The old shards of that one, if they were kept: its number and position are those of the migration.
     pub retained: Option<&'a Retained>,
+    /// The migration that it is carried out with.
+    pub leader: Option<i64>,
 }
 
 /// Queues a migration; returns its number.
@@ -85,11 +102,11 @@ pub fn insert(request: Request) -> Result<i64> {
         &format!(
             "INSERT INTO repart.journal
                  (kind, relation, relation_name, spec, plan_id, step, predicted, start_at, requested_by,
-                  reverts, id, position)
+                  reverts, id, position, leader)
              OVERRIDING SYSTEM VALUE
              SELECT $1, c.oid, c.relname, $3, $4, $5, $6,
                     coalesce(pg_catalog.to_timestamp($7::float8 / 1e6), pg_catalog.now()), $8,
-                    $9, coalesce($10, {NEXT_NUMBER}), $11
+                    $9, coalesce($10, {NEXT_NUMBER}), $11, $12
                FROM pg_catalog.pg_class c WHERE c.oid = $2
              RETURNING id"
         ),
@@ -105,19 +122,20 @@ pub fn insert(request: Request) -> Result<i64> {
             request.reverts.into(),
             request.retained.map(|retained| retained.number).into(),
             position.into(),
+            request.leader.into(),
         ],
     )?
     .ok_or_else(|| Error::Internal("a migration was not queued".to_owned()))
 }
 
 /// Unfinished migrations that need a mover now, oldest first, with whether they are paused. A paused one that
-/// has begun needs it too: somebody must keep its log short.
+/// has begun needs it too: somebody must keep its log short. Without those that another one leads.
 pub fn runnable() -> Result<Vec<(i64, bool)>> {
     spi::select(
         "SELECT j.id, p.paused
            FROM repart.journal j
           CROSS JOIN LATERAL (SELECT j.paused_by IS NOT NULL OR EXISTS (SELECT FROM repart.pause) AS paused) p
-          WHERE j.state NOT IN ('done', 'cancelled', 'failed')
+          WHERE j.state NOT IN ('done', 'cancelled', 'failed') AND j.leader IS NULL
             AND (j.state <> 'queued' OR j.cancel_requested
                  OR j.start_at <= pg_catalog.clock_timestamp() AND NOT p.paused)
           ORDER BY j.state = 'queued', j.start_at, j.id",
@@ -126,12 +144,12 @@ pub fn runnable() -> Result<Vec<(i64, bool)>> {
     )
 }
 
-/// Takes a migration up: counts the attempt, and notes the time of the first one.
+/// Takes a migration up, with those that follow it: counts the attempt, and notes the time of the first one.
 pub fn take_up(id: i64) -> Result<()> {
     spi::run(
         "UPDATE repart.journal
             SET attempts = attempts + 1, started_at = coalesce(started_at, pg_catalog.clock_timestamp()), reason = NULL
-          WHERE id = $1",
+          WHERE id = $1 OR leader = $1",
         &[id.into()],
     )?;
     Ok(())

@@ -170,6 +170,10 @@ pub struct Migration {
     pub is_paused: bool,
     /// Seconds since it came into its state, or was resumed in it.
     pub state_seconds: f64,
+    /// The migration of a colocated table that it is carried out with; `None` for one that a mover runs.
+    pub leader: Option<i64>,
+    /// How many tables are cut over together, its own included.
+    pub tables: i64,
 }
 
 /// How far the copy is; stored in the same transaction as the rows it speaks of.

@@ -5,6 +5,7 @@ pub mod control;
 pub mod cutovers;
 pub mod extension;
 pub mod forecasts;
+pub mod groups;
 pub mod journal;
 pub mod keys;
 pub mod lineage;

@@ -160,17 +160,21 @@ fn read(row: &spi::Row) -> Result<Recorded> {
 
 /// Notes the load of a migration's targets from its end to `until`: of the shard where it is highest, the
 /// rate (rows read and written per second) that 95 % of the time stays below, so that one odd sample
-/// does not count. Without samples nothing is noted.
+/// does not count. Shards of colocated tables with the same bounds count as one. Without samples nothing is noted.
 pub fn judge(migration: i64, until: i64) -> Result<()> {
     spi::run(
         "UPDATE repart.outcome_log o
             SET load_after = observed.peak, judged_until = $2
            FROM (SELECT max(p.peak) AS peak
-                   FROM (SELECT pg_catalog.percentile_cont(0.95) WITHIN GROUP (ORDER BY s.reads + s.writes) AS peak
-                           FROM repart.outcome_log t
-                           JOIN repart.samples s ON s.shard = ANY (t.shards)
-                          WHERE t.migration = $1 AND s.at > t.finished_at AND s.at <= $2
-                          GROUP BY s.shard) p) observed
+                   FROM (SELECT pg_catalog.percentile_cont(0.95) WITHIN GROUP (ORDER BY r.load) AS peak
+                           FROM (SELECT coalesce(pg_catalog.pg_get_expr(c.relpartbound, c.oid), s.shard::text) AS range,
+                                        sum(s.reads + s.writes) AS load
+                                   FROM repart.outcome_log t
+                                   JOIN repart.samples s ON s.shard = ANY (t.shards)
+                                   LEFT JOIN pg_catalog.pg_class c ON c.oid = s.shard
+                                  WHERE t.migration = $1 AND s.at > t.finished_at AND s.at <= $2
+                                  GROUP BY 1, s.at) r
+                          GROUP BY r.range) p) observed
           WHERE o.migration = $1 AND observed.peak IS NOT NULL",
         &[migration.into(), time::to_sql(until).into()],
     )?;

@@ -105,6 +105,8 @@ fn read(row: &spi::Row) -> Result<Keeper> {
             is_uncommitted: false,
             is_paused: false,
             state_seconds: 0.0,
+            leader: None,
+            tables: 1,
         },
         is_expired: row.get(6)?,
     })

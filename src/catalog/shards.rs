@@ -1,5 +1,7 @@
 //! Shards as the catalogs of PostgreSQL have them: nothing about boundaries is stored elsewhere.
 
+use std::cmp::Ordering;
+
 use pgrx::pg_sys;
 
 use crate::catalog::bounds::{self, Bound};
@@ -80,6 +82,29 @@ impl ShardKey {
     /// What comes after `ORDER BY`.
     pub fn by(&self, expression: &str) -> String {
         format!("{expression}{} USING {}", self.collate, self.less)
+    }
+
+    /// The order of two literals; equal keys may be written differently, as `1.5` and `1.50`.
+    pub fn compare(&self, one: &str, other: &str) -> Result<Ordering> {
+        if one == other {
+            return Ok(Ordering::Equal);
+        }
+        let value = |literal: &str| format!("{}::{}", spi::quote_literal(literal), self.type_name);
+        let (one, other) = (value(one), value(other));
+        let sql = format!(
+            "SELECT CASE WHEN {} THEN -1 WHEN {} THEN 1 ELSE 0 END",
+            self.before(&one, &other),
+            self.before(&other, &one)
+        );
+        Ok(spi::query_value::<i32>(&sql, &[])?.unwrap_or(0).cmp(&0))
+    }
+
+    /// Whether two lower ends, or two upper ends, are the same.
+    pub fn is_same(&self, one: &Bound, other: &Bound) -> Result<bool> {
+        match (one, other) {
+            (Some(one), Some(other)) => Ok(self.compare(one, other)? == Ordering::Equal),
+            _ => Ok(one == other),
+        }
     }
 
     /// A condition: the expression lies in the shard, whose bounds are $1 and $2.

@@ -5,6 +5,7 @@
 
 use pgrx::pg_sys;
 
+use crate::catalog::groups;
 use crate::error::{Error, Result};
 use crate::pg::{relation, role, spi};
 
@@ -17,18 +18,22 @@ pub struct ShardedTable {
     pub shard_key: String,
     /// Whether its unique indexes are on the shards only.
     pub leaf_keys: bool,
+    /// The tables with the same number share their boundaries, see [`super::groups`].
+    pub colocation_group: Option<i32>,
 }
 
 /// The tables that hold what is known of a shard, by its OID.
 const HISTORY: [&str; 4] = ["counters", "samples", "forecast_curves", "lineage"];
 
-const COLUMNS: &str = "t.relation::oid, t.shard_key::text, t.leaf_keys";
+pub(super) const COLUMNS: &str =
+    "t.relation::oid, t.shard_key::text, t.leaf_keys, t.colocation_group";
 
-fn read(row: &spi::Row) -> Result<ShardedTable> {
+pub(super) fn read(row: &spi::Row) -> Result<ShardedTable> {
     Ok(ShardedTable {
         relation: row.get(1)?,
         shard_key: row.get(2)?,
         leaf_keys: row.get(3)?,
+        colocation_group: row.optional(4)?,
     })
 }
 
@@ -57,14 +62,6 @@ pub fn find(table: pg_sys::Oid) -> Result<Option<ShardedTable>> {
 /// A managed table; an error with the remedy if it is not managed.
 pub fn require(table: pg_sys::Oid) -> Result<ShardedTable> {
     or_not_managed(find(table)?, table)
-}
-
-/// As [`require`], and nobody else can hold the table until this transaction ends: for queueing a
-/// migration, and for ceasing to manage it.
-pub fn hold_alone(table: pg_sys::Oid) -> Result<ShardedTable> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM repart.sharded_tables t WHERE t.relation = $1 FOR UPDATE");
-    or_not_managed(first(&sql, table)?, table)
 }
 
 fn first(sql: &str, table: pg_sys::Oid) -> Result<Option<ShardedTable>> {
@@ -110,9 +107,9 @@ pub fn delete(table: pg_sys::Oid) -> Result<()> {
         spi::run(
             "DELETE FROM repart.sharded_tables WHERE relation = $1",
             &[table.into()],
-        )
-    })?;
-    Ok(())
+        )?;
+        groups::dissolve_single()
+    })
 }
 
 /// The unfinished migration of a table with the lowest number, if any.
@@ -143,10 +140,12 @@ pub fn forget_dropped() -> Result<u64> {
             );
             spi::run(&sql, &[])?;
         }
-        spi::run(
+        let tables = spi::run(
             "DELETE FROM repart.sharded_tables t
               WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation)",
             &[],
-        )
+        )?;
+        groups::dissolve_single()?;
+        Ok(tables)
     })
 }

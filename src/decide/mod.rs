@@ -3,9 +3,11 @@
 //!
 //! - [`options`]: what the settings and arguments ask for;
 //! - [`table`]: the forecasts of one table, and all that a plan needs to know of it;
+//! - [`group`]: colocated tables, which are planned as one;
 //! - [`plan`]: a plan for some tables;
 //! - [`learn`]: what finished migrations teach.
 
+pub mod group;
 pub mod learn;
 pub mod options;
 pub mod plan;

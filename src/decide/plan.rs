@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use repart_core::plan::input::{Node, Policy, Snapshot, Table};
 use repart_core::plan::{self, Action, Plan, Reason, Step};
 
-use crate::catalog::{plans, tables};
+use crate::catalog::{groups, plans, tables};
 use crate::decide::{learn, options::Options, table};
 use crate::error::Result;
 use crate::pg::{time, txn};
@@ -26,21 +26,32 @@ pub fn make_plan(relation: Option<pg_sys::Oid>) -> Result<i64> {
 /// As [`make_plan`], for some tables.
 pub fn make_plan_for(relations: &[pg_sys::Oid]) -> Result<i64> {
     let options = Options::from_settings()?;
-    let tables = relations
-        .iter()
-        .map(|relation| table::prepare(*relation, &options))
+    let tables = planned(relations)?
+        .into_iter()
+        .map(|relation| table::prepare(relation, &options))
         .collect::<Result<Vec<_>>>()?;
     store(tables)
+}
+
+/// What stands for these tables in a plan: of each colocation group its first table.
+fn planned(relations: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
+    let mut planned = Vec::new();
+    for relation in relations {
+        let first = groups::members(*relation)?.first().copied();
+        let first = first.unwrap_or(*relation);
+        if !planned.contains(&first) {
+            planned.push(first);
+        }
+    }
+    Ok(planned)
 }
 
 /// As [`make_plan`] for all tables, for workers, outside of a transaction: each table has a transaction of
 /// its own, and one that fails is left out of the plan. Returns the plan, and what failed.
 pub fn make_plan_isolated() -> Result<(i64, Vec<(pg_sys::Oid, crate::error::Error)>)> {
     let relations = txn::run(|| {
-        Ok(tables::all()?
-            .into_iter()
-            .map(|table| table.relation)
-            .collect::<Vec<_>>())
+        let all = tables::all()?.into_iter().map(|table| table.relation);
+        planned(&all.collect::<Vec<_>>())
     })?;
     let mut prepared = Vec::new();
     let mut failed = Vec::new();

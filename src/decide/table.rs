@@ -1,4 +1,4 @@
-//! One sharded table as a plan sees it: its shards with their forecasts, buckets and past.
+//! One sharded table, or one colocation group, as a plan sees it: shards with their forecasts, buckets and past.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,8 @@ use repart_core::series::{Sample, Series};
 use crate::catalog::forecasts::{self, Curve as StoredCurve};
 use crate::catalog::lineage::{self, Link};
 use crate::catalog::shards::{self, Shard as Partition};
-use crate::catalog::{journal, keys, tables};
+use crate::catalog::{groups, journal, keys, tables};
+use crate::decide::group;
 use crate::decide::options::Options;
 use crate::error::{Error, Result};
 use crate::observe::history::{self, History, Metric};
@@ -36,27 +37,66 @@ const DETAILED_SHARDS: usize = 64;
 /// The samples that the load now is the median of.
 const NOW_SAMPLES: usize = 3;
 
-/// Forecasts the load of every shard of a managed table, stores that, and gathers what a plan needs.
+/// Forecasts the load of every shard of a managed table, stores that, and gathers what a plan needs. Of a colocation
+/// group, given by its first table, one table is made: it is planned as one.
 pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
     tables::require(relation)?;
-    let partitions = shards_of(relation)?;
-    let past = Past::of(relation, &partitions)?;
-    let key = shards::key(relation)?;
-    let mut prepared = Vec::with_capacity(partitions.len());
-    for partition in &partitions {
-        let mut shard = past.shard(partition, options)?;
-        if may_be_divided(&shard) {
-            shard.buckets = keys::buckets(&key, partition)?;
+    let tables = groups::members(relation)?
+        .into_iter()
+        .map(|member| Forecasted::of(member, options))
+        .collect::<Result<Vec<_>>>()?;
+    let Some((first, others)) = tables.split_first() else {
+        return Err(Error::NotManaged(relation::display_name(relation)?));
+    };
+    let mut prepared = group::together(first, others, options)?;
+    for (n, shard) in prepared.iter_mut().enumerate() {
+        if may_be_divided(shard) {
+            let (table, partition) = group::heaviest(&tables, n)?;
+            shard.buckets = keys::buckets(&shards::key(table)?, partition)?;
         }
-        prepared.push(shard);
     }
-    mark_mergeable(&mut prepared, &partitions);
+    let names = others
+        .iter()
+        .map(|other| relation::display_name(other.relation));
     Ok(Table {
-        id: relation.to_u32(),
-        name: relation::display_name(relation)?,
+        id: first.relation.to_u32(),
+        name: relation::display_name(first.relation)?,
         shards: prepared,
         co_access: Vec::new(),
+        colocated: names.collect::<Result<_>>()?,
     })
+}
+
+/// One table with its forecasts.
+pub struct Forecasted {
+    /// The table.
+    pub relation: pg_sys::Oid,
+    /// Its shards, ascending.
+    pub partitions: Vec<Partition>,
+    /// The same with their forecasts, without buckets.
+    pub shards: Vec<Shard>,
+    /// Their load so far.
+    pub loads: Vec<Vec<Sample>>,
+}
+
+impl Forecasted {
+    fn of(relation: pg_sys::Oid, options: &Options) -> Result<Self> {
+        let partitions = shards_of(relation)?;
+        let past = Past::of(relation, &partitions)?;
+        let (mut shards, mut loads) = (Vec::new(), Vec::new());
+        for partition in &partitions {
+            let (shard, load) = past.shard(partition, options)?;
+            shards.push(shard);
+            loads.push(load);
+        }
+        mark_mergeable(&mut shards, &partitions);
+        Ok(Self {
+            relation,
+            partitions,
+            shards,
+            loads,
+        })
+    }
 }
 
 /// The shards of a table, without a DEFAULT partition, ascending.
@@ -101,7 +141,6 @@ struct Past {
     changed_at: HashMap<pg_sys::Oid, i64>,
     busy: Vec<pg_sys::Oid>,
     oldest: i64,
-    now: i64,
     /// The metrics whose forecasts are stored.
     stored: &'static [Metric],
 }
@@ -114,7 +153,6 @@ impl Past {
             changed_at: journal::last_changes(relation)?.into_iter().collect(),
             busy: journal::busy_shards(relation)?,
             oldest: crate::observe::oldest(),
-            now: time::now(),
             stored: if shards.len() <= DETAILED_SHARDS {
                 &Metric::ALL
             } else {
@@ -123,33 +161,17 @@ impl Past {
         })
     }
 
-    fn shard(&self, partition: &Partition, options: &Options) -> Result<Shard> {
+    fn shard(&self, partition: &Partition, options: &Options) -> Result<(Shard, Vec<Sample>)> {
         let history = history::of_family(partition.oid, &self.links, self.oldest)?;
         let load = history.samples(Metric::Load);
         let mut shard = self.described(partition);
-        let Some(last) = load.last().map(|sample| sample.at) else {
-            forecasts::forget(partition.oid)?;
-            return Ok(shard);
-        };
-        let lag = self.now.saturating_sub(last);
-        let Some((series, made)) = forecast(&partition.name, &load, options, lag)? else {
-            shard.load_now = load_now(&load);
-            forecasts::forget(partition.oid)?;
-            return Ok(shard);
-        };
-        if lag > (STALE_STEPS.saturating_mul(series.step)).max(STALE_SPAN) {
-            forecasts::forget(partition.oid)?;
-            return Ok(shard);
-        }
         forecasts::forget(partition.oid)?;
-        for metric in self.stored {
-            store(partition, &history, *metric, &made, options, lag)?;
+        if let Some((made, lag)) = foresee(&mut shard, &load, options)? {
+            for metric in self.stored {
+                store(partition, &history, *metric, &made, options, lag)?;
+            }
         }
-        shard.load_now = load_now(&load);
-        shard.history_span = series.end().saturating_sub(series.start);
-        shard.recent_peak = recent_peak(&series, season(&made));
-        shard.forecast = Some(curve(made));
-        Ok(shard)
+        Ok((shard, load))
     }
 
     /// All but the load.
@@ -196,6 +218,31 @@ impl Past {
             (member, before, later) = (latest.ancestor, latest.at, Some(is_merge));
         }
     }
+}
+
+/// Fills in what the load so far says of a shard. Returns the forecast with the time since the last sample, µs;
+/// `None` where there is none, or the load is too old to say anything.
+pub fn foresee(
+    shard: &mut Shard,
+    load: &[Sample],
+    options: &Options,
+) -> Result<Option<(Forecast, i64)>> {
+    let Some(last) = load.last().map(|sample| sample.at) else {
+        return Ok(None);
+    };
+    let lag = time::now().saturating_sub(last);
+    let Some((series, made)) = forecast(&shard.name, load, options, lag)? else {
+        shard.load_now = load_now(load);
+        return Ok(None);
+    };
+    if lag > (STALE_STEPS.saturating_mul(series.step)).max(STALE_SPAN) {
+        return Ok(None);
+    }
+    shard.load_now = load_now(load);
+    shard.history_span = series.end().saturating_sub(series.start);
+    shard.recent_peak = recent_peak(&series, season(&made));
+    shard.forecast = Some(curve(made.clone()));
+    Ok(Some((made, lag)))
 }
 
 /// Stores the forecast of one metric; that of the load is made already.

@@ -5,6 +5,7 @@
 
 mod carry;
 mod checks;
+mod colocate;
 mod convert;
 mod key;
 mod names;
@@ -18,15 +19,20 @@ mod views;
 
 use pgrx::{notice, pg_sys};
 
-use crate::catalog::retained;
 use crate::catalog::tables::{self, ShardedTable};
+use crate::catalog::{groups, retained};
 use crate::error::{Error, Result};
 use crate::manage::table::Table;
 use crate::pg::{guc, lock, on_commit, relation, role, spi};
 use crate::settings;
 
-/// Manages a table, partitioning it first if it is plain; returns the number of its shards.
-pub fn manage(relation: pg_sys::Oid, shard_key: Option<&str>) -> Result<i32> {
+/// Manages a table, partitioning it first if it is plain, and puts it into the colocation group of another one, if
+/// that is given; returns the number of its shards.
+pub fn manage(
+    relation: pg_sys::Oid,
+    shard_key: Option<&str>,
+    colocate_with: Option<pg_sys::Oid>,
+) -> Result<i32> {
     checks::require_read_committed()?;
     relation::require_owner(relation)?;
     checks::require_table(&Table::read(relation)?)?;
@@ -38,18 +44,31 @@ pub fn manage(relation: pg_sys::Oid, shard_key: Option<&str>) -> Result<i32> {
     ];
     let shards = guc::with_settings(&settings, || {
         let table = locked(relation)?;
+        let Some(other) = colocate_with else {
+            return Ok(start(&table, shard_key)?.1);
+        };
+        colocate::check(&table, other)?;
         if tables::find(table.oid)?.is_some() {
-            return Err(Error::AlreadyManaged(table.name));
+            return colocate::join(&table, other);
         }
-        refusals::check_any(&table)?;
-        if table.is_partitioned() {
-            register(&table, shard_key)
-        } else {
-            convert_and_register(&table, shard_key)
-        }
+        let (table, _) = start(&table, shard_key)?;
+        colocate::join(&table, other)
     })?;
     on_commit::wake_workers();
     Ok(shards)
+}
+
+/// Manages a table that is locked; returns the sharded table with the number of its shards.
+fn start(table: &Table, shard_key: Option<&str>) -> Result<(Table, i32)> {
+    if tables::find(table.oid)?.is_some() {
+        return Err(Error::AlreadyManaged(table.name.clone()));
+    }
+    refusals::check_any(table)?;
+    if table.is_partitioned() {
+        Ok((table.clone(), register(table, shard_key)?))
+    } else {
+        Ok((convert_and_register(table, shard_key)?, 1))
+    }
 }
 
 /// Locks the table against changes of its definition, and reads it under the lock.
@@ -81,7 +100,7 @@ fn register(table: &Table, shard_key: Option<&str>) -> Result<i32> {
 }
 
 /// Makes a sharded table with one shard of a plain table, and manages it.
-fn convert_and_register(plain: &Table, shard_key: Option<&str>) -> Result<i32> {
+fn convert_and_register(plain: &Table, shard_key: Option<&str>) -> Result<Table> {
     let key = key::choose(plain, shard_key)?;
     references::check_plain(plain)?;
     publications::check_plain(plain)?;
@@ -96,7 +115,7 @@ fn convert_and_register(plain: &Table, shard_key: Option<&str>) -> Result<i32> {
     if converted.has_row_triggers {
         notice!("row-level triggers of table \"{name}\" now see the shard's name in TG_TABLE_NAME");
     }
-    Ok(1)
+    Ok(converted.table)
 }
 
 fn insert(table: &Table, key: &str) -> Result<()> {
@@ -104,6 +123,7 @@ fn insert(table: &Table, key: &str) -> Result<()> {
         relation: table.oid,
         shard_key: key.to_owned(),
         leaf_keys: false,
+        colocation_group: None,
     })
 }
 
@@ -120,7 +140,7 @@ fn count_shards(table: &Table) -> Result<i32> {
 /// Stops managing a table. Its partitions stay as they are.
 pub fn unmanage(relation: pg_sys::Oid) -> Result<()> {
     relation::require_owner(relation)?;
-    tables::hold_alone(relation)?;
+    groups::hold_alone(relation)?;
     if let Some(migration) = tables::unfinished_migration(relation)? {
         return Err(Error::InUse {
             what: format!(

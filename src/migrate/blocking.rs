@@ -5,7 +5,7 @@
 use pgrx::pg_sys;
 
 use crate::catalog::journal::{Migration, Spec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::migrate::definition;
 use crate::pg::{guc, relation, spi, txn};
 use crate::settings;
@@ -24,6 +24,19 @@ pub fn decide(spec: &Spec) -> Result<Spec> {
             .collect::<Result<Vec<bool>>>()?
             .contains(&false);
     Ok(decided)
+}
+
+/// Why a colocated table is not migrated in this way: writers to all of the group would wait for all of the copies.
+pub fn refused_in_group(table: pg_sys::Oid) -> Result<Error> {
+    Ok(Error::Unsupported {
+        what: format!(
+            "colocated table \"{}\" has no key that identifies a row",
+            relation::display_name(table)?
+        ),
+        detail: "Tables of a colocation group are migrated online only; repart.allow_blocking does not concern them."
+            .to_owned(),
+        hint: "Add a primary key, or take the table out of its group with repart_unmanage.".to_owned(),
+    })
 }
 
 /// What users of the table have to expect.

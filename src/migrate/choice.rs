@@ -3,7 +3,7 @@
 
 use repart_core::in_place::{self, Budget, Flow, Moves};
 
-use crate::catalog::journal::{self, Part, Source};
+use crate::catalog::journal::{self, Migration, Part, Source};
 use crate::decide::learn;
 use crate::error::Result;
 use crate::migrate::flows::{self, Overlap, Size};
@@ -15,13 +15,14 @@ use crate::settings;
 /// reading all pages would cost more.
 const INDEX_SHARE: f64 = 0.2;
 
-/// What a cutover may do, by `repart.max_pause` and by what was measured.
-pub fn budget() -> Result<Budget> {
+/// What a cutover may do with one of its tables, by `repart.max_pause` and by what was measured: all of them have the
+/// same part of the pause.
+pub fn budget(migration: &Migration) -> Result<Budget> {
     let learned = learn::learned()?;
     Ok(Budget {
         delete_rate: learned.delete_rate,
         insert_rate: learned.insert_rate,
-        max_pause: settings::max_pause().as_secs_f64(),
+        max_pause: settings::max_pause().as_secs_f64() / migration.tables.max(1) as f64,
     })
 }
 
@@ -34,7 +35,7 @@ pub fn decide(job: &mut Job) -> Result<Vec<Part>> {
         }
     }
     let overlaps = flows::overlaps(job)?;
-    let budget = budget()?;
+    let budget = budget(&job.migration)?;
     let flows = measure(job, &overlaps, &budget)?;
     let kept = in_place::choose(&flows, &budget);
     for (source, target) in &kept {

@@ -8,6 +8,7 @@ pub mod catch_up;
 pub mod cause;
 pub mod choice;
 pub mod clean;
+pub mod colocated;
 pub mod copy;
 pub mod cutover;
 pub mod default_partition;

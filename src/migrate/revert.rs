@@ -5,17 +5,47 @@ use repart_core::state::State;
 use crate::catalog::bounds::Bound;
 use crate::catalog::journal::{Migration, Source, Spec, Target};
 use crate::catalog::retained::{self, Retained};
-use crate::catalog::shards::{self, Shard, ShardKey};
+use crate::catalog::shards::{self, Shard};
 use crate::error::{Error, Result};
 use crate::migrate::request::{self, Origin, Wanted};
 use crate::pg::{relation, role, spi};
 
-/// Queues the reverse of a migration; returns its number and what it does. The caller's rights are checked.
-pub fn queue(original: &Migration) -> Result<(i64, Wanted)> {
-    if original.state != State::Done {
-        return Err(not_finished(original));
+/// Queues the reverse of a migration, given with those that it was carried out with, itself first; returns the
+/// number of its reverse, and what that does. The caller's rights are checked.
+pub fn queue(group: &[Migration]) -> Result<(i64, Wanted)> {
+    let Some(original) = group.first() else {
+        return Err(Error::Internal("no migration to revert".to_owned()));
+    };
+    for member in group {
+        if member.state != State::Done {
+            return Err(not_finished(member));
+        }
+        relation::require_owner(member.relation)?;
     }
-    relation::require_owner(original.relation)?;
+    require_same_group(original, group)?;
+    let mut reverses = group
+        .iter()
+        .map(reverse)
+        .collect::<Result<Vec<_>>>()?
+        .into_iter();
+    let Some((wanted, origin)) = reverses.next() else {
+        return Err(Error::Internal("no migration to revert".to_owned()));
+    };
+    let (others, origins): (Vec<Wanted>, Vec<Origin>) = reverses.unzip();
+    let taken_over: Vec<i64> = [&origin]
+        .into_iter()
+        .chain(&origins)
+        .filter(|origin| origin.retained.is_some())
+        .filter_map(|origin| origin.reverts)
+        .collect();
+    let others = others.iter().zip(origins).collect();
+    let id = request::queue_together((&wanted, origin), others)?;
+    role::as_superuser(|| taken_over.into_iter().try_for_each(retained::forget))?;
+    Ok((id, wanted))
+}
+
+/// What takes one of them back.
+fn reverse(original: &Migration) -> Result<(Wanted, Origin)> {
     let made = made_shards(original)?;
     let wanted = Wanted {
         kind: original.kind.reverse(),
@@ -26,18 +56,28 @@ pub fn queue(original: &Migration) -> Result<(i64, Wanted)> {
             blocking: original.spec.blocking,
         },
     };
-    let retained = kept_for(original, &made)?;
-    let takes_over = retained.is_some();
     let origin = Origin {
         reverts: Some(original.id),
-        retained,
+        retained: kept_for(original, &made)?,
         ..Origin::default()
     };
-    let id = request::queue(&wanted, origin)?;
-    if takes_over {
-        role::as_superuser(|| retained::forget(original.id))?;
+    Ok((wanted, origin))
+}
+
+/// Fails where a table has joined the group since, or has left it: it would not fit any more.
+fn require_same_group(original: &Migration, group: &[Migration]) -> Result<()> {
+    let now = request::hold_group(original.relation)?;
+    let is_member = |table| group.iter().any(|member| member.relation == table);
+    if now.len() == group.len() && now.into_iter().all(is_member) {
+        return Ok(());
     }
-    Ok((id, wanted))
+    Err(Error::Prerequisite {
+        what: format!(
+            "table \"{}\" is not colocated with the same tables any more as in migration {}",
+            original.relation_name, original.id
+        ),
+        hint: "Reshape it with repart_split, repart_merge or repart_shift.".to_owned(),
+    })
 }
 
 fn not_finished(original: &Migration) -> Error {
@@ -63,8 +103,8 @@ fn made_shards(original: &Migration) -> Result<Vec<Shard>> {
     for (n, target) in original.spec.targets.iter().enumerate() {
         let mut found = None;
         for shard in current.iter().filter(|shard| !shard.is_default) {
-            if is_same(&key, &shard.lower, &target.lower)?
-                && is_same(&key, &shard.upper, &target.upper)?
+            if key.is_same(&shard.lower, &target.lower)?
+                && key.is_same(&shard.upper, &target.upper)?
             {
                 found = Some(shard.clone());
             }
@@ -72,24 +112,6 @@ fn made_shards(original: &Migration) -> Result<Vec<Shard>> {
         made.push(found.map_or_else(|| Err(changed(original, n, target)), Ok)?);
     }
     Ok(made)
-}
-
-/// Whether two bounds are one key: `1.5` and `1.50` are.
-fn is_same(key: &ShardKey, one: &Bound, other: &Bound) -> Result<bool> {
-    let (Some(left), Some(right)) = (one, other) else {
-        return Ok(one == other);
-    };
-    if left == right {
-        return Ok(true);
-    }
-    let value = |text: &str| format!("{}::{}", spi::quote_literal(text), key.type_name);
-    let (left, right) = (value(left), value(right));
-    let sql = format!(
-        "SELECT NOT {} AND NOT {}",
-        key.before(&left, &right),
-        key.before(&right, &left)
-    );
-    Ok(spi::query_value::<bool>(&sql, &[])? == Some(true))
 }
 
 fn changed(original: &Migration, n: usize, target: &Target) -> Error {

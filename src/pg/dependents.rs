@@ -18,7 +18,8 @@ pub enum Except {
 }
 
 /// Everything that depends on a table or its row type and is not part of the table: its own columns' defaults,
-/// constraints, indexes, triggers, rules, policies and statistics are.
+/// constraints, indexes, triggers, rules, policies and statistics are, and its part of a foreign key that references
+/// the sharded table.
 const OTHERS: &str = "
     SELECT DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
       FROM pg_catalog.pg_depend d

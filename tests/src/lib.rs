@@ -8,6 +8,7 @@
 //! - [`aftermath`]: what must not be left when a migration has ended;
 //! - [`describe`]: what a shard is made of, to compare it with its replacement;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
+//! - [`family`]: the same on two colocated tables with a foreign key between them;
 //! - [`wait`]: waiting for something to become true, with a deadline.
 //!
 //! Run them with `make client`: it installs the extension in a copy of the server and removes everything
@@ -21,6 +22,7 @@ pub mod cluster;
 pub mod control;
 pub mod describe;
 pub mod disk;
+pub mod family;
 pub mod matrix;
 pub mod repart;
 pub mod run_dir;

@@ -50,6 +50,15 @@ pub struct Moved {
     pub insert_seconds: f64,
 }
 
+impl std::ops::AddAssign for Moved {
+    fn add_assign(&mut self, other: Self) {
+        self.deleted += other.deleted;
+        self.delete_seconds += other.delete_seconds;
+        self.inserted += other.inserted;
+        self.insert_seconds += other.insert_seconds;
+    }
+}
+
 /// How many of the latest outcomes count.
 const WINDOW: usize = 50;
 /// What an outcome counts, relative to the next later one.

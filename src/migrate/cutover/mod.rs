@@ -35,10 +35,7 @@ pub enum Attempt {
 /// transaction, which the caller commits; it has changed nothing unless [`Attempt::Switched`]. `hold` is called
 /// at its end, for tests.
 pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
-    let mut relations: Vec<pg_sys::Oid> = Vec::new();
-    for job in jobs {
-        relations.extend(job.public_relations()?);
-    }
+    let relations = public_relations(jobs)?;
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
@@ -79,6 +76,19 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     record(&changed)?;
     hold();
     Ok(Attempt::Switched)
+}
+
+/// What the switch locks, each once.
+fn public_relations(jobs: &[Job]) -> Result<Vec<pg_sys::Oid>> {
+    let mut relations: Vec<pg_sys::Oid> = Vec::new();
+    for job in jobs {
+        for relation in job.public_relations()? {
+            if !relations.contains(&relation) {
+                relations.push(relation);
+            }
+        }
+    }
+    Ok(relations)
 }
 
 /// What the targets of a job take over; fails if anything of it, or what hangs on the sources, is not as it was.

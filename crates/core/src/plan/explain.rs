@@ -214,10 +214,29 @@ pub(super) fn why(model: &Model, accepted: &Accepted) -> String {
     let value = accepted.value;
     let gain = format!("{} ({} times)", worth(value), number(value.ratio()));
     format!(
-        "{}; {deed}; {effort}, {}; {gain}",
+        "{}; {deed}; {effort}, {}; {gain}{}",
         candidate_subject(model, candidate),
-        when(model, accepted)
+        when(model, accepted),
+        company(model, candidate.table)
     )
+}
+
+/// Which tables go along with the one that is named.
+fn company(model: &Model, table: usize) -> String {
+    let tables = model.snapshot.tables.get(table);
+    let colocated = tables.map_or(&[][..], |table| &table.colocated);
+    let tables = if colocated.len() == 1 {
+        "table"
+    } else {
+        "tables"
+    };
+    match colocated {
+        [] => String::new(),
+        names => format!(
+            "; loads and sizes include colocated {tables} {}, reshaped alike",
+            names.join(", ")
+        ),
+    }
 }
 
 /// When a step starts and whether that is early enough.

@@ -44,6 +44,10 @@ pub struct Table {
     /// Pairs of its shards that are used together. Not yet used by the planner.
     #[serde(default)]
     pub co_access: Vec<CoAccess>,
+    /// The names of the tables that are colocated with it: every step reshapes them too. Loads, rows and bytes of
+    /// its shards are those of all of them together.
+    #[serde(default)]
+    pub colocated: Vec<String>,
 }
 
 /// One shard: the rows whose key is in `[lower, upper)`.

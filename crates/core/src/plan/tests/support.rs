@@ -69,6 +69,7 @@ pub(super) fn snapshot(mut shards: Vec<Shard>) -> Snapshot {
         name: "orders".to_owned(),
         shards,
         co_access: Vec::new(),
+        colocated: Vec::new(),
     };
     let policy = Policy {
         shard_capacity: CAPACITY,

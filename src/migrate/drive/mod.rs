@@ -1,4 +1,8 @@
-//! Takes one migration from where the journal says it is to its end, through errors and waits.
+//! Takes one migration from where the journal says it is to its end, through errors and waits; with it those of the
+//! tables that are colocated with its own, which it leads.
+
+mod steps;
+mod switch;
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +10,9 @@ use repart_core::state::State;
 
 use crate::catalog::control::{self, Wish};
 use crate::catalog::journal::{self, Migration};
-use crate::catalog::outcomes::{self, NewOutcome};
 use crate::error::{Error, Result};
-use crate::migrate::cutover::Attempt;
 use crate::migrate::job::Job;
-use crate::migrate::{
-    blocking, capture, catch_up, cause, choice, clean, copy, cutover, default_partition, hold,
-    index, janitor, locks, patience, prepare, retain, verify,
-};
+use crate::migrate::{capture, catch_up, cause, clean, copy, hold, index, locks, patience, verify};
 use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
 use crate::settings;
@@ -61,6 +60,8 @@ pub struct Drive {
     apply_rate: f64,
     /// When the log was last counted.
     counted: Option<Instant>,
+    /// When the logs of tables that wait for others of their group were last applied.
+    kept_up: Instant,
     /// How often all rows were copied while writers waited, without a switch in the end.
     copied_in_vain: u32,
     /// The last error after the switch, so that one that stays is logged once.
@@ -78,32 +79,31 @@ impl Drive {
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
             counted: None,
+            kept_up: Instant::now(),
             copied_in_vain: 0,
             logged: String::new(),
             visits: (State::Queued, 0),
         }
     }
 
-    /// Runs until the migration has ended, or does not exist any more.
+    /// Runs until the migration, and those that follow it, have ended, or do not exist any more.
     pub fn run(&mut self) -> Result<()> {
         txn::run(|| journal::take_up(self.id))?;
         loop {
             background::check_for_interrupts();
             background::end_without_postmaster();
-            let Some(migration) = txn::run(|| journal::find(self.id))? else {
+            let group = txn::run(|| journal::with_followers(self.id))?;
+            let Some(migration) = next_of(&group) else {
                 return Ok(());
             };
-            if migration.state.is_final() {
-                return Ok(());
-            }
             let visit = self.visit(migration.state);
             if hold::outside(self.id, migration.state.as_str(), visit) {
                 self.visits.1 -= 1;
                 continue;
             }
-            self.report(&migration);
-            let outcome = self.step(migration.clone());
-            self.after(&migration, outcome)?;
+            self.report(migration);
+            let outcome = self.step(migration.clone(), &group);
+            self.after(migration, &group, outcome)?;
         }
     }
 
@@ -129,7 +129,12 @@ impl Drive {
         ));
     }
 
-    fn after(&mut self, migration: &Migration, outcome: Result<Next>) -> Result<()> {
+    fn after(
+        &mut self,
+        migration: &Migration,
+        group: &[Migration],
+        outcome: Result<Next>,
+    ) -> Result<()> {
         let reason = match outcome {
             Ok(Next::Continue) => {
                 self.backoff = BACKOFF.0;
@@ -144,9 +149,9 @@ impl Drive {
             // Somebody asked for something else, or interrupted it for that: the journal says what.
             Err(Error::Superseded(_)) => return Ok(()),
             Err(error) if error.is_cancellation() => return Ok(()),
-            Err(error) if error.is_transient() => patience::reason(migration, &error),
+            Err(error) if error.is_transient() => patience::reason([migration], &error),
             Err(error) if migration.state.is_before_switch() => {
-                return self.give_up(migration, error);
+                return self.give_up(migration, group, error);
             }
             // After the switch there is only forward.
             Err(error) => {
@@ -164,14 +169,15 @@ impl Drive {
         Ok(())
     }
 
-    /// Ends the migration, leaving nothing behind; tries again until the locks for that are to be had.
-    fn give_up(&mut self, migration: &Migration, error: Error) -> Result<()> {
+    /// Ends the migrations, leaving nothing behind; tries again until the locks for that are to be had.
+    fn give_up(&mut self, migration: &Migration, group: &[Migration], error: Error) -> Result<()> {
         pgrx::log!("repart mover: migration {} failed: {error}", self.id);
         let error = txn::run(|| Ok(cause::of(migration, error)))?;
-        self.end(migration, State::Failed, Some(&error))
+        self.end(group, State::Failed, Some(&error))
     }
 
-    fn end(&mut self, migration: &Migration, end: State, error: Option<&Error>) -> Result<()> {
+    /// All of them in one transaction: they end alike.
+    fn end(&mut self, group: &[Migration], end: State, error: Option<&Error>) -> Result<()> {
         let begun = Instant::now();
         loop {
             let how = if begun.elapsed() < CLEAN_PATIENCE {
@@ -179,7 +185,8 @@ impl Drive {
             } else {
                 clean::How::InPart
             };
-            match txn::run(|| clean::abandon(migration, end, error, how)) {
+            let abandon = |migration| clean::abandon(migration, end, error, how);
+            match txn::run(|| group.iter().try_for_each(abandon)) {
                 Err(cause) if cause.is_transient() => background::wait(self.backoff),
                 // A user's cancel was first: it has ended already.
                 Err(Error::Superseded(_)) => return Ok(()),
@@ -208,11 +215,12 @@ impl Drive {
         Ok(Next::Pause(REST))
     }
 
-    fn step(&mut self, migration: Migration) -> Result<Next> {
+    fn step(&mut self, migration: Migration, group: &[Migration]) -> Result<Next> {
         if migration.cancel_requested && migration.state.is_before_switch() {
-            self.end(&migration, State::Cancelled, None)?;
+            self.end(group, State::Cancelled, None)?;
             return Ok(Next::Continue);
         }
+        self.keep_up(&migration, group)?;
         if migration.is_paused && migration.state.is_before_switch() {
             return self.rest(migration);
         }
@@ -223,13 +231,13 @@ impl Drive {
         }
         match migration.state {
             State::Queued => to(&migration, State::Preparing),
-            State::Preparing => prepare(migration),
+            State::Preparing => steps::prepare(migration),
             State::Copying => self.copy(migration),
             State::CatchingUp => self.catch_up(migration),
-            State::Verifying => self.verify(migration),
+            State::Verifying => self.verify(migration, group),
             State::CuttingOver if migration.spec.blocking => self.cut_over_blocking(migration),
-            State::CuttingOver => self.cut_over(migration),
-            State::Cleaning => finish(&migration),
+            State::CuttingOver => self.cut_over(group),
+            State::Cleaning => steps::finish(&migration, group),
             State::Done | State::Cancelled | State::Failed => Ok(Next::Continue),
         }
     }
@@ -252,7 +260,7 @@ impl Drive {
         match batch {
             copy::Batch::Copied(pause) if pause.is_zero() => Ok(Next::Continue),
             copy::Batch::Copied(pause) => Ok(Next::Pause(pause)),
-            copy::Batch::Finished => finish_copy(&job),
+            copy::Batch::Finished => steps::finish_copy(&job),
         }
     }
 
@@ -266,9 +274,9 @@ impl Drive {
         Ok(behind(pending, applied))
     }
 
-    fn verify(&mut self, migration: Migration) -> Result<Next> {
+    fn verify(&mut self, migration: Migration, group: &[Migration]) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
-        let complete = verify::all(&job, || self.between_ranges(&job))?;
+        let complete = verify::all(&job, || self.between_ranges(&job, group))?;
         if !complete {
             self.apply_log(&job)?;
             return Ok(Next::Continue);
@@ -278,8 +286,9 @@ impl Drive {
     }
 
     /// Keeps the log short while a large table is compared, and waits there while the migration is paused.
-    fn between_ranges(&mut self, job: &Job) -> Result<()> {
+    fn between_ranges(&mut self, job: &Job, group: &[Migration]) -> Result<()> {
         loop {
+            self.keep_up(&job.migration, group)?;
             self.apply_log(job)?;
             txn::run(|| watch_backlog(&job.migration))?;
             match txn::run(|| control::wish(job.id()))? {
@@ -290,71 +299,20 @@ impl Drive {
         }
     }
 
-    fn cut_over(&mut self, migration: Migration) -> Result<Next> {
-        let job = txn::run(|| Job::load(migration))?;
-        prove_default(&job)?;
-        // As little as possible is left for the transaction that others wait for.
-        let applied = self.apply_log(&job)?;
-        let (budget, moves) = txn::run(|| {
-            let budget = choice::budget()?;
-            Ok((budget, choice::moves_now(&job, &budget)?))
-        })?;
-        if job.kept().next().is_some() && budget.left(moves) < 0.0 {
-            txn::run(|| {
-                choice::rebuild_instead(&job, moves, &budget)?;
-                journal::transition(&job.migration, State::Preparing)
-            })?;
-            return Ok(Next::Continue);
+    /// Now and then applies the logs of the tables that are ready and wait for the one that is at work.
+    fn keep_up(&mut self, at_work: &Migration, group: &[Migration]) -> Result<()> {
+        if group.len() < 2 || self.kept_up.elapsed() < BACKLOG_INTERVAL {
+            return Ok(());
         }
-        let few = self.few_changes(budget.left(moves));
-        let attempt = txn::run(|| {
-            cutover::attempt(std::slice::from_ref(&job), few, || {
-                hold::inside(self.id, "switched");
-            })
-        });
-        let next = match attempt {
-            Ok(Attempt::Switched) => return Ok(Next::Continue),
-            Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
-            Ok(Attempt::Behind(pending)) => behind(pending, applied),
-            Err(error) if error.is_transient() && !error.is_cancellation() => {
-                Next::Retry(patience::reason(&job.migration, &error))
+        for member in group {
+            if member.id != at_work.id && member.state == State::CuttingOver {
+                let job = txn::run(|| Job::load(member.clone()))?;
+                self.apply_log(&job)?;
+                txn::run(|| watch_backlog(&job.migration))?;
             }
-            Err(error) => return Err(error),
-        };
-        txn::run(|| watch_backlog(&job.migration))?;
-        if let Next::Retry(reason) = &next {
-            patience::require(&job.migration, reason)?;
         }
-        Ok(next)
-    }
-
-    /// Copies and switches in one transaction. Writers wait for it: it is not tried for ever.
-    fn cut_over_blocking(&mut self, migration: Migration) -> Result<Next> {
-        let job = txn::run(|| Job::load(migration))?;
-        prove_default(&job)?;
-        txn::run(|| {
-            let warning = blocking::warning(job.migration.relation, &job.migration.spec)?;
-            journal::set_reason(job.id(), Some(&warning))
-        })?;
-        let mut copied = false;
-        let attempt = txn::run(|| {
-            cutover::attempt_blocking(&job, &mut copied, || hold::inside(job.id(), "switched"))
-        });
-        let reason = match attempt {
-            Ok(Attempt::Switched | Attempt::Behind(_)) => return Ok(Next::Continue),
-            Ok(Attempt::Waiting(reason)) => reason,
-            Err(error) if !error.is_transient() || error.is_cancellation() => return Err(error),
-            Err(error) if copied => {
-                self.copied_in_vain += 1;
-                if self.copied_in_vain >= MAX_COPIES_IN_VAIN {
-                    return Err(Error::Internal(format!("given up: {error}")));
-                }
-                format!("waits: {error}")
-            }
-            Err(error) => patience::reason(&job.migration, &error),
-        };
-        patience::require(&job.migration, &reason)?;
-        Ok(Next::Retry(reason))
+        self.kept_up = Instant::now();
+        Ok(())
     }
 
     /// Applies what the log has now; measures how fast that goes.
@@ -379,6 +337,23 @@ impl Drive {
     }
 }
 
+/// Which of a group to take a step with: one table after the other until all are ready to be cut over together; then
+/// they are cleaned, the one that leads last, so that all have ended when it has. `None` when all have ended.
+fn next_of(group: &[Migration]) -> Option<&Migration> {
+    let open = || group.iter().filter(|member| !member.state.is_final());
+    if open().all(|member| !member.state.is_before_switch()) {
+        return open().next_back();
+    }
+    open()
+        .find(|member| member.state != State::CuttingOver)
+        .or_else(|| open().next())
+}
+
+fn to(migration: &Migration, state: State) -> Result<Next> {
+    txn::run(|| journal::transition(migration, state))?;
+    Ok(Next::Continue)
+}
+
 /// Go on at once while rounds get shorter; else say so, and let the writers have the machine for a while.
 fn behind(pending: i64, applied: i64) -> Next {
     if pending < applied {
@@ -389,83 +364,6 @@ fn behind(pending: i64, applied: i64) -> Next {
     ))
 }
 
-fn to(migration: &Migration, state: State) -> Result<Next> {
-    txn::run(|| journal::transition(migration, state))?;
-    Ok(Next::Continue)
-}
-
-fn prepare(migration: Migration) -> Result<Next> {
-    janitor::give_way_to(&migration)?;
-    if migration.spec.blocking {
-        return prepare_blocking(&migration);
-    }
-    if migration.position.retained {
-        txn::run(|| {
-            locks::be_polite();
-            retain::adopt(&migration)
-        })?;
-        return Ok(Next::Continue);
-    }
-    txn::run(|| {
-        locks::be_polite();
-        prepare::create(migration.clone())?;
-        hold::inside(migration.id, "created");
-        Ok(())
-    })?;
-    let refreshed = txn::run(|| journal::find(migration.id))?.unwrap_or(migration);
-    txn::run(|| {
-        locks::be_polite();
-        prepare::start_capture(refreshed.clone())?;
-        let (rows, bytes) = copy::totals(&Job::load(refreshed.clone())?)?;
-        journal::set_totals(refreshed.id, rows, bytes)?;
-        journal::transition(&refreshed, State::Copying)?;
-        hold::inside(refreshed.id, "captured");
-        Ok(())
-    })?;
-    Ok(Next::Continue)
-}
-
-fn prepare_blocking(migration: &Migration) -> Result<Next> {
-    txn::run(|| {
-        locks::be_polite();
-        prepare::begin_blocking(migration.clone())?;
-        let (rows, bytes) = copy::totals(&Job::load(migration.clone())?)?;
-        journal::set_totals(migration.id, rows, bytes)?;
-        journal::transition(migration, State::CuttingOver)
-    })?;
-    Ok(Next::Continue)
-}
-
-fn finish_copy(job: &Job) -> Result<Next> {
-    background::report_active(&format!(
-        "building indexes of table \"{}\"",
-        job.migration.relation_name
-    ));
-    if !job.migration.position.deduplicated {
-        txn::run(|| index::deduplicate(job))?;
-        return Ok(Next::Continue);
-    }
-    let built = txn::run(|| {
-        let built = index::build_next(job)?;
-        if built {
-            hold::inside(job.id(), "indexed");
-        }
-        Ok(built)
-    })?;
-    if built {
-        txn::run(|| watch_backlog(&job.migration))?;
-        return Ok(Next::Continue);
-    }
-    prove_default(job)?;
-    to(&job.migration, State::CatchingUp)
-}
-
-/// Spares the switch a scan of the DEFAULT partition.
-fn prove_default(job: &Job) -> Result<()> {
-    while txn::run(|| default_partition::prove_next(job))? {}
-    Ok(())
-}
-
 /// A log that grows without end is given up, so that it fills no disk.
 fn watch_backlog(migration: &Migration) -> Result<i64> {
     let pending = capture::pending(migration)?;
@@ -474,46 +372,4 @@ fn watch_backlog(migration: &Migration) -> Result<i64> {
         return Err(Error::Backlog(pending, settings::max_backlog()));
     }
     Ok(pending)
-}
-
-/// Drops the old shards and notes what the migration cost, in one transaction.
-fn finish(migration: &Migration) -> Result<Next> {
-    if migration.spec.blocking {
-        blocking::vacuum(migration)?;
-    }
-    txn::run(|| {
-        // Dropping a table with foreign keys locks the tables that they reference.
-        locks::be_polite();
-        let sources: Vec<_> = migration
-            .spec
-            .sources
-            .iter()
-            .map(|source| source.relation())
-            .collect();
-        let number = |key: &str| {
-            migration
-                .predicted
-                .as_ref()
-                .and_then(|predicted| predicted.get(key)?.as_f64())
-        };
-        outcomes::record(&NewOutcome {
-            migration: migration.id,
-            kind: migration.kind.as_str().to_owned(),
-            relation: migration.relation,
-            relation_name: migration.relation_name.clone(),
-            rows: migration.rows_done,
-            bytes: migration.bytes_done,
-            copy_seconds: migration.copy_seconds,
-            duration: migration.running_seconds,
-            pause_ms: migration.pause_ms.unwrap_or(0.0),
-            predicted: migration.predicted.clone(),
-            load_before: number("load_before"),
-            moved: migration.position.moved,
-            shards: journal::descendants(&sources)?,
-        })?;
-        clean::finish(migration)?;
-        hold::inside(migration.id, "cleaned");
-        Ok(())
-    })?;
-    Ok(Next::Continue)
 }

@@ -1,0 +1,94 @@
+//! Trying to cut over until it works, or has been tried for long enough.
+
+use super::steps::prove_default;
+use super::{Drive, MAX_COPIES_IN_VAIN, Next, behind, watch_backlog};
+use crate::catalog::journal::{self, Migration};
+use crate::error::{Error, Result};
+use crate::migrate::cutover::{self, Attempt};
+use crate::migrate::job::Job;
+use crate::migrate::{blocking, choice, hold, patience};
+use crate::pg::txn;
+
+use repart_core::state::State;
+
+impl Drive {
+    /// Switches all of a group together.
+    pub(super) fn cut_over(&mut self, group: &[Migration]) -> Result<Next> {
+        let jobs: Vec<Job> =
+            txn::run(|| group.iter().cloned().map(Job::load).collect::<Result<_>>())?;
+        // As little as possible is left for the transaction that others wait for.
+        let mut applied = 0;
+        for job in &jobs {
+            prove_default(job)?;
+            applied += self.apply_log(job)?;
+        }
+        let Some(seconds) = txn::run(|| time_left(&jobs))? else {
+            return Ok(Next::Continue);
+        };
+        let few = self.few_changes(seconds);
+        let attempt =
+            txn::run(|| cutover::attempt(&jobs, few, || hold::inside(self.id, "switched")));
+        let next = match attempt {
+            Ok(Attempt::Switched) => return Ok(Next::Continue),
+            Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
+            Ok(Attempt::Behind(pending)) => behind(pending, applied),
+            Err(error) if error.is_transient() && !error.is_cancellation() => {
+                Next::Retry(patience::reason(group, &error))
+            }
+            Err(error) => return Err(error),
+        };
+        for job in &jobs {
+            txn::run(|| watch_backlog(&job.migration))?;
+        }
+        if let Next::Retry(reason) = &next {
+            patience::require(group, reason)?;
+        }
+        Ok(next)
+    }
+
+    /// Copies and switches in one transaction. Writers wait for it: it is not tried for ever.
+    pub(super) fn cut_over_blocking(&mut self, migration: Migration) -> Result<Next> {
+        let job = txn::run(|| Job::load(migration))?;
+        prove_default(&job)?;
+        txn::run(|| {
+            let warning = blocking::warning(job.migration.relation, &job.migration.spec)?;
+            journal::set_reason(job.id(), Some(&warning))
+        })?;
+        let mut copied = false;
+        let attempt = txn::run(|| {
+            cutover::attempt_blocking(&job, &mut copied, || hold::inside(job.id(), "switched"))
+        });
+        let reason = match attempt {
+            Ok(Attempt::Switched | Attempt::Behind(_)) => return Ok(Next::Continue),
+            Ok(Attempt::Waiting(reason)) => reason,
+            Err(error) if !error.is_transient() || error.is_cancellation() => return Err(error),
+            Err(error) if copied => {
+                self.copied_in_vain += 1;
+                if self.copied_in_vain >= MAX_COPIES_IN_VAIN {
+                    return Err(Error::Internal(format!("given up: {error}")));
+                }
+                format!("waits: {error}")
+            }
+            Err(error) => patience::reason([&job.migration], &error),
+        };
+        patience::require(std::slice::from_ref(&job.migration), &reason)?;
+        Ok(Next::Retry(reason))
+    }
+}
+
+/// How many seconds of the pause the rows leave that would have to be moved now; `None` if they do not fit any more,
+/// and one of the tables is prepared anew for that.
+fn time_left(jobs: &[Job]) -> Result<Option<f64>> {
+    let mut left = 0.0;
+    for job in jobs {
+        let budget = choice::budget(&job.migration)?;
+        let moves = choice::moves_now(job, &budget)?;
+        if job.kept().next().is_some() && budget.left(moves) < 0.0 {
+            choice::rebuild_instead(job, moves, &budget)?;
+            journal::transition(&job.migration, State::Preparing)?;
+            return Ok(None);
+        }
+        left += budget.left(moves);
+    }
+    Ok(Some(left))
+}
