@@ -5,6 +5,7 @@
 
 use repart_tests::aftermath::{assert_nothing_left, assert_sound};
 use repart_tests::cluster::{Cluster, Shutdown};
+use repart_tests::control::{names, refusal};
 use repart_tests::family::{self, Families};
 use repart_tests::repart::Session;
 
@@ -327,4 +328,99 @@ fn a_dump_keeps_groups() {
     restored.run("SELECT repart_manage('other', colocate_with => 'alone')");
     let groups = "SELECT count(DISTINCT colocation_group) FROM repart.sharded_tables";
     assert_eq!(restored.number(groups), 2);
+}
+
+/// Splits both tables, takes that back by the number of the second one, and returns the rows that were copied for it.
+fn split_and_revert(retain_source: &str) -> i64 {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = scene(&cluster);
+    let both = |session: &mut Session| ["orders", "lines"].map(|table| names(session, table));
+    let before = both(&mut session);
+    session.set("repart.retain_source", retain_source);
+    let families = Families::start(&cluster, KEYS, false);
+    let id = session.queue("repart_split('orders1', '1500')");
+    session.wait_done(id);
+    families.proceed(100);
+    session.set("repart.retain_source", "0");
+    let back = session.queue(&format!("repart_revert({id} + 1)"));
+    session.wait_done(back);
+    families.proceed(200);
+    families.stop().assert_clean();
+    assert_reshaped(&mut session, &OLD);
+    assert_eq!(both(&mut session), before);
+    let taken_back =
+        session.texts("SELECT reverts::text FROM repart.migrations WHERE reverts > 0 ORDER BY 1");
+    assert_eq!(taken_back, [id.to_string(), (id + 1).to_string()]);
+    session.number("SELECT sum(rows_done)::bigint FROM repart.migrations WHERE reverts > 0")
+}
+
+#[test]
+fn a_group_is_taken_back_together() {
+    assert!(split_and_revert("0") > 0);
+}
+
+#[test]
+fn a_group_whose_old_shards_were_kept_is_taken_back_without_a_copy() {
+    assert_eq!(split_and_revert("'1h'"), 0);
+}
+
+/// Paused and resumed by the number of either, while one table is ready and the other is not.
+#[test]
+fn a_group_is_paused_and_resumed_together() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = scene(&cluster);
+    let families = Families::start(&cluster, KEYS, false);
+    session.hold_at("verifying");
+    let id = session.queue("repart_split('orders1', '1500')");
+    session.wait_held("verifying");
+    session.run(&format!("SELECT repart_pause({id} + 1)"));
+    session.release();
+    let paused = format!(
+        "SELECT count(*) FROM repart.migrations WHERE id IN ({id}, {id} + 1) AND paused
+                                  AND reason = 'paused by ' || current_user"
+    );
+    assert_eq!(session.number(&paused), 2);
+    families.proceed(200);
+    assert_eq!(session.migration(id).state, "verifying");
+    session.run(&format!("SELECT repart_resume({id})"));
+    assert_eq!(session.number(&paused), 0);
+    session.wait_done(id);
+    families.stop().assert_clean();
+    assert_reshaped(&mut session, &NEW);
+}
+
+#[test]
+fn what_does_not_fit_the_group_is_refused() {
+    let cluster = Cluster::with_repart(&[]);
+    let mut session = scene(&cluster);
+    let id = session.queue("repart_split('orders1', '1500')");
+    session.wait_done(id);
+    // The group that was split is not the one that would be merged.
+    session.run("SELECT repart_unmanage('lines')");
+    let (code, message, _) = refusal(&mut session, &format!("SELECT repart_revert({id})"));
+    assert_eq!(code.code(), "55000", "{message}");
+    assert!(
+        message.contains("is not colocated with the same tables any more"),
+        "{message}"
+    );
+    // Without a key, writers to all tables of the group would wait for all copies.
+    session.run(
+        "CREATE TABLE notes (id bigint NOT NULL, note text) PARTITION BY RANGE (id);
+         CREATE TABLE notes1 PARTITION OF notes FOR VALUES FROM (MINVALUE) TO (1500);
+         CREATE TABLE notes2 PARTITION OF notes FOR VALUES FROM (1500) TO (3000);
+         CREATE TABLE notes3 PARTITION OF notes FOR VALUES FROM (3000) TO (MAXVALUE);
+         SELECT repart_manage('notes', 'id', colocate_with => 'orders');
+         SET repart.allow_blocking = on",
+    );
+    for shard in ["notes1".to_owned(), shard(&mut session, "orders", 0)] {
+        let split = format!("SELECT repart_split('{shard}', '700')");
+        let (code, message, _) = refusal(&mut session, &split);
+        assert_eq!(code.code(), "0A000", "{message}");
+        assert!(
+            message.contains("colocated table \"notes\" has no key"),
+            "{message}"
+        );
+    }
+    let queued = "SELECT count(*) FROM repart.migrations WHERE state = 'queued'";
+    assert_eq!(session.number(queued), 0);
 }
