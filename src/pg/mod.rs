@@ -22,4 +22,5 @@ pub mod shared;
 pub mod snapshot_guard;
 pub mod spi;
 pub mod time;
+pub mod transfer;
 pub mod txn;
