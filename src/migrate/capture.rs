@@ -1,20 +1,18 @@
-//! Change capture: triggers on the sources write the keys of changed rows to a log.
+//! Change capture: triggers on the sources write the keys of changed rows to a log; `pg::capture` is what they run.
 //!
-//! Plain plpgsql, no logical decoding: no plugin to be allowed, no slot that pins WAL, and it works on
-//! nodes without repart. Only keys are written, since catch-up is state-based.
+//! No logical decoding: no plugin to be allowed, no slot that pins WAL. Only keys are written, since catch-up is
+//! state-based.
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::Migration;
-use crate::error::Result;
+use crate::catalog::journal::{Migration, Source};
+use crate::error::{Error, Result};
 use crate::migrate::definition::{KeyColumn, range_condition};
 use crate::migrate::flows::Overlap;
 use crate::migrate::job::Job;
 use crate::migrate::{flows, names, request};
+use crate::pg::capture::UNKNOWN;
 use crate::pg::{role, spi};
-
-/// The first OID that PostgreSQL gives to an object of a user's.
-const FIRST_USER_OID: u32 = 16_384;
 
 /// Creates the log and the trigger function. Nothing of it is visible to users.
 pub fn create(job: &Job, owner: &str) -> Result<()> {
@@ -35,11 +33,10 @@ pub fn create(job: &Job, owner: &str) -> Result<()> {
         "GRANT SELECT ON {log} TO {}",
         spi::quote_identifier(owner)
     ))?;
+    // One for each migration, so that it can be silenced.
     spi::execute(&format!(
-        "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-             SET search_path = pg_catalog, pg_temp AS {}",
+        "CREATE FUNCTION {}() RETURNS trigger LANGUAGE c AS '$libdir/repart', 'repart_capture'",
         names::capture_function(job.id()),
-        spi::quote_literal(function_body(job, &log)?),
     ))?;
     spi::execute(&format!(
         "REVOKE ALL ON FUNCTION {}() FROM PUBLIC",
@@ -71,15 +68,9 @@ fn log_tablespace(migration: &Migration) -> Result<String> {
     Ok(quiet.unwrap_or(&default).clone())
 }
 
-/// The condition, about a record of the trigger function, that its key lies in a range whose rows stay in
-/// their table: their changes concern no target that is rebuilt, and need not be captured. `false` where a
-/// comparison could run a user's code: the function runs with the rights of a superuser.
+/// The condition, about a record of a trigger, that its key lies in a range whose rows stay in their table: their
+/// changes concern no target that is rebuilt, and need not be captured.
 fn stays(job: &Job, staying: &[Overlap], record: &str) -> String {
-    let is_builtin = job.key.type_oid.to_u32() < FIRST_USER_OID
-        && job.key.less.starts_with("OPERATOR(pg_catalog.");
-    if staying.is_empty() || !is_builtin {
-        return "false".to_owned();
-    }
     let key = format!("{record}.{}", spi::quote_identifier(&job.key.column));
     let value = |bound: &str| format!("{}::{}", spi::quote_literal(bound), job.key.type_name);
     let ranges: Vec<String> = staying
@@ -95,68 +86,63 @@ fn stays(job: &Job, staying: &[Overlap], record: &str) -> String {
             conditions.join(" AND ")
         })
         .collect();
-    ranges.join(" OR ")
+    format!("({})", ranges.join(" OR "))
 }
 
-/// `*<>` compares images, so that no operator of a user's type is looked up. The casts make it one comparison
-/// of two records: `ROW(…) *<> ROW(…)` would look for an operator `*<>` of each column's type, and there is none.
-fn function_body(job: &Job, log: &str) -> Result<String> {
+/// The triggers on each source: name, event and condition. One for all changes of rows where each is captured.
+fn events(job: &Job) -> Result<Vec<(String, &'static str, String)>> {
     let staying = flows::overlaps(job)?;
     let staying: Vec<Overlap> = staying.into_iter().filter(|o| job.stays(o)).collect();
-    let row = |record: &str| {
-        let columns: Vec<String> = job
-            .identity
-            .iter()
-            .map(|column| format!("{record}.{}", spi::quote_identifier(&column.name)))
-            .collect();
-        columns.join(", ")
-    };
-    let (old, new) = (row("OLD"), row("NEW"));
-    let (old_stays, new_stays) = (stays(job, &staying, "OLD"), stays(job, &staying, "NEW"));
-    Ok(format!(
-        "BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO {log} (op, source) VALUES ('t', TG_RELID);
-        RETURN NULL;
-    END IF;
-    IF TG_OP <> 'INSERT' THEN
-        IF NOT ({old_stays}) THEN
-            INSERT INTO {log} VALUES ('k', NULL, {old});
-            IF TG_OP = 'DELETE' OR ROW({old})::record *= ROW({new})::record THEN
-                RETURN NULL;
-            END IF;
-        ELSIF TG_OP = 'DELETE' THEN
-            RETURN NULL;
-        END IF;
-    END IF;
-    IF NOT ({new_stays}) THEN
-        INSERT INTO {log} VALUES ('k', NULL, {new});
-    END IF;
-    RETURN NULL;
-END"
-    ))
+    let [row, update, delete, truncate] = names::capture_triggers(job.id());
+    let truncate = (truncate, "AFTER TRUNCATE", "STATEMENT".to_owned());
+    if staying.is_empty() {
+        let all = "AFTER INSERT OR UPDATE OR DELETE";
+        return Ok(vec![(row, all, "ROW".to_owned()), truncate]);
+    }
+    let (old, new) = (stays(job, &staying, "OLD"), stays(job, &staying, "NEW"));
+    let when = |condition: String| format!("ROW WHEN ({condition})");
+    Ok(vec![
+        (row, "AFTER INSERT", when(format!("NOT {new}"))),
+        (
+            update,
+            "AFTER UPDATE",
+            when(format!("NOT {old} OR NOT {new}")),
+        ),
+        (delete, "AFTER DELETE", when(format!("NOT {old}"))),
+        truncate,
+    ])
+}
+
+/// The arguments of the triggers on a source: the log's name and the numbers of the key's columns, which need not be
+/// the same in every source.
+fn arguments(job: &Job, source: &Source) -> Result<String> {
+    let names: Vec<String> = job.identity.iter().map(|key| key.name.clone()).collect();
+    let numbers = spi::query::<String>(
+        "SELECT pg_catalog.quote_literal(a.attnum::text) FROM unnest($2::text[]) WITH ORDINALITY k (name, n)
+           JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attname = k.name AND NOT a.attisdropped ORDER BY k.n",
+        &[source.relation().into(), names.into()],
+        |row| row.get(1),
+    )?;
+    if numbers.len() != job.identity.len() {
+        return Err(Error::Internal(
+            "a source without a column of the key".to_owned(),
+        ));
+    }
+    let log = spi::quote_literal(names::private_log(job.id()));
+    Ok(format!("{log}, {}", numbers.join(", ")))
 }
 
 /// Puts the triggers on the sources. From the commit on, every change is captured: the lock that
 /// CREATE TRIGGER takes waits for running writers.
-pub fn start(migration: &Migration) -> Result<()> {
-    let function = names::capture_function(migration.id);
-    for source in &migration.spec.sources {
+pub fn start(job: &Job) -> Result<()> {
+    let function = names::capture_function(job.id());
+    let events = events(job)?;
+    for source in &job.migration.spec.sources {
         let table = source.qualified();
-        for (trigger, event) in [
-            (
-                names::row_trigger(migration.id),
-                "AFTER INSERT OR UPDATE OR DELETE",
-            ),
-            (names::truncate_trigger(migration.id), "AFTER TRUNCATE"),
-        ] {
-            let level = if event.ends_with("TRUNCATE") {
-                "STATEMENT"
-            } else {
-                "ROW"
-            };
+        let arguments = arguments(job, source)?;
+        for (trigger, event, each) in &events {
             spi::execute(&format!(
-                "CREATE TRIGGER {trigger} {event} ON {table} FOR EACH {level} EXECUTE FUNCTION {function}()"
+                "CREATE TRIGGER {trigger} {event} ON {table} FOR EACH {each} EXECUTE FUNCTION {function}({arguments})"
             ))?;
             // Also for sessions that replay replicated changes.
             spi::execute(&format!(
@@ -196,13 +182,18 @@ pub fn silence(id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Number of captured changes that wait.
+/// Number of captured changes that wait. Fails when one could not be captured.
 pub fn pending(migration: &Migration) -> Result<i64> {
-    Ok(spi::query_value(
-        &format!("SELECT count(*) FROM {}", names::log(migration.id)),
-        &[],
-    )?
-    .unwrap_or(0))
+    let sql = format!(
+        "SELECT count(*), count(*) FILTER (WHERE op = '{UNKNOWN}') FROM {}",
+        names::log(migration.id)
+    );
+    let counts = spi::query(&sql, &[], |row| Ok((row.get(1)?, row.get::<i64>(2)?)))?;
+    match counts.first() {
+        Some((_, 1..)) => Err(Error::DefinitionChanged(migration.relation_name.clone())),
+        Some((pending, _)) => Ok(*pending),
+        None => Ok(0),
+    }
 }
 
 /// Whether a visible entry says that a source was truncated.

@@ -136,10 +136,6 @@ pub fn next_key(
     upper: Option<&str>,
     rows: i64,
 ) -> Result<Bound> {
-    // Step by step along the index: a sort would read all that is left, for each range.
-    for way in ["enable_sort", "enable_seqscan", "enable_bitmapscan"] {
-        guc::set_for_transaction(way, "off");
-    }
     let column = spi::quote_identifier(&job.key.column);
     let mut condition = range_condition(&job.key, None, upper);
     if let Some(lower) = lower {

@@ -18,9 +18,14 @@ fn qualified(name: impl Display) -> String {
     spi::quote_qualified_identifier(SCHEMA, name.to_string().as_str())
 }
 
+/// The log of captured changes, without its schema.
+pub fn private_log(id: i64) -> String {
+    format!("log_{id}")
+}
+
 /// The log of captured changes.
 pub fn log(id: i64) -> String {
-    qualified(format_args!("log_{id}"))
+    qualified(private_log(id))
 }
 
 /// The trigger function that writes it.
@@ -28,14 +33,9 @@ pub fn capture_function(id: i64) -> String {
     qualified(format_args!("capture_{id}"))
 }
 
-/// The row trigger on each source.
-pub fn row_trigger(id: i64) -> String {
-    format!("repart_capture_{id}")
-}
-
-/// The TRUNCATE trigger on each source.
-pub fn truncate_trigger(id: i64) -> String {
-    format!("repart_capture_truncate_{id}")
+/// The triggers on each source: for all changes of rows or only for new ones, for changed, deleted and truncated ones.
+pub fn capture_triggers(id: i64) -> [String; 4] {
+    ["", "_update", "_delete", "_truncate"].map(|event| format!("repart_capture_{id}{event}"))
 }
 
 /// The CHECK constraint on a DEFAULT partition that spares ATTACH a scan of it.

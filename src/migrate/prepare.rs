@@ -99,7 +99,7 @@ fn is_taken(schema: &str, name: &str) -> Result<bool> {
 /// Starts change capture; short locks on the sources only.
 pub fn start_capture(migration: Migration) -> Result<()> {
     let job = Job::load(migration)?;
-    capture::start(&job.migration)?;
+    capture::start(&job)?;
     // Nobody can have changed the definition unnoticed: the triggers' locks are held.
     job.require_unchanged()?;
     let position = Position {

@@ -61,7 +61,7 @@ pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
         owner: job.owner,
     };
     capture::create(&reverse_job, &owner.unwrap_or_default())?;
-    capture::start(&reverse)?;
+    capture::start(&reverse_job)?;
     reverse.position.triggers = capture::triggers(&reverse)?;
     reverse.position.fingerprint = target::definition(job.migration.relation, made)?.fingerprint;
     // When they come back their counters will have stood still.
@@ -117,10 +117,7 @@ fn reverse_of(job: &Job, number: i64, made: &[pg_sys::Oid]) -> Result<Migration>
 fn drop_capture(job: &Job) -> Result<()> {
     for n in 0..job.migration.spec.sources.len() {
         let table = names::retired(job.id(), n);
-        for trigger in [
-            names::row_trigger(job.id()),
-            names::truncate_trigger(job.id()),
-        ] {
+        for trigger in names::capture_triggers(job.id()) {
             spi::execute(&format!("DROP TRIGGER IF EXISTS {trigger} ON {table}"))?;
         }
     }

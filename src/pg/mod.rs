@@ -1,6 +1,7 @@
 //! What touches PostgreSQL's C interface: the only folder with unsafe code.
 
 pub mod background;
+pub mod capture;
 pub mod constraint;
 pub mod databases;
 pub mod dependents;

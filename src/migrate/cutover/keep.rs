@@ -16,10 +16,7 @@ use crate::pg::{guc, relation, role, spi};
 /// Takes the capture triggers off the tables that stay.
 pub fn drop_capture(job: &Job) -> Result<()> {
     for kept in job.kept() {
-        for trigger in [
-            names::row_trigger(job.id()),
-            names::truncate_trigger(job.id()),
-        ] {
+        for trigger in names::capture_triggers(job.id()) {
             spi::execute(&format!(
                 "DROP TRIGGER IF EXISTS {trigger} ON {}",
                 kept.source.qualified()

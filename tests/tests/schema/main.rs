@@ -177,7 +177,7 @@ impl Scene<'_> {
              SELECT conname::text FROM pg_constraint WHERE conname = 'repart_bound'
                 AND connamespace = '{0}'::regnamespace
              UNION ALL
-             SELECT tgname::text FROM pg_trigger WHERE tgname = 'repart_capture_{id}'",
+             SELECT tgname::text FROM pg_trigger WHERE tgname ~ '^repart_capture_{id}(_[a-z]+)?$'",
             self.name
         ));
         assert!(left.is_empty(), "left behind: {left:?}");
