@@ -22,9 +22,20 @@ pub fn start_server(options: &Options, settings: &[&str]) -> Cluster {
         "min_wal_size = 2GB",
         "checkpoint_timeout = 1d",
         "statement_timeout = 0",
+        // As by default; servers of tests give way to nobody.
+        "repart.headroom = 0.8",
     ];
     all.extend(settings);
     Cluster::with_repart(&all)
+}
+
+/// What repart itself says of a cutover.
+#[derive(Clone, Copy)]
+pub struct Cutover {
+    /// Milliseconds for which it held its locks.
+    pub pause: f64,
+    /// Rows per second that it deleted from a table that is kept; 0 where none is.
+    pub delete_rate: f64,
 }
 
 /// A session with the table.
@@ -97,6 +108,17 @@ impl<'a> Scene<'a> {
         let begun = Instant::now();
         let id = self.session.queue(call);
         watch(&mut self.session, id, begun, limit)
+    }
+
+    /// What the cutover of the last migration did.
+    pub fn last_cutover(&mut self) -> Cutover {
+        let sql = "SELECT pause_ms, CASE WHEN rows_deleted > 0 THEN rows_deleted / delete_seconds ELSE 0 END
+                     FROM repart.outcome_log ORDER BY migration DESC LIMIT 1";
+        let row = &self.session.query(sql, &[])[0];
+        Cutover {
+            pause: row.get(0),
+            delete_rate: row.get(1),
+        }
     }
 
     /// Bytes of a relation with its indexes.

@@ -25,13 +25,13 @@ const LARGEST_BATCH: i64 = 32_768;
 const FIRST_ROWS: i64 = 1_000;
 const MOST_ROWS: i64 = 1_000_000;
 
-/// How fast the copy goes; kept between batches, forgotten at a restart.
-pub struct Pace {
+/// How large batches are; kept between them, forgotten at a restart.
+pub struct Batches {
     blocks: i64,
     rows: i64,
 }
 
-impl Default for Pace {
+impl Default for Batches {
     fn default() -> Self {
         Self {
             blocks: FIRST_BATCH,
@@ -48,14 +48,14 @@ pub enum Batch {
     Finished,
 }
 
-impl Pace {
+impl Batches {
     /// Blocks of the next batch: what was measured, or what `repart.max_copy_rate` allows in the time of one
     /// batch, so that the rate is kept by many small pauses and not by a burst and a long one.
     fn next_blocks(&self) -> i64 {
         allowed(self.blocks, block_size() as f64)
     }
 
-    /// As [`Pace::next_blocks`], of rows of so many bytes.
+    /// As [`Batches::next_blocks`], of rows of so many bytes.
     fn next_rows(&self, row_bytes: f64) -> i64 {
         allowed(self.rows, row_bytes)
     }
@@ -76,7 +76,7 @@ fn adapted(size: i64, seconds: f64, most: i64) -> i64 {
 }
 
 /// Copies one batch. One transaction; the caller commits it.
-pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
+pub fn batch(job: &Job, batches: &mut Batches) -> Result<Batch> {
     let position = job.migration.position.clone();
     let Some(part) = position.parts.get(position.part).cloned() else {
         if position.parts.is_empty() && job.rebuilt_targets().next().is_some() {
@@ -88,9 +88,9 @@ pub fn batch(job: &Job, pace: &mut Pace) -> Result<Batch> {
     let source = source.ok_or_else(|| Error::Internal("a part without source".to_owned()))?;
     locks::lock(&source.qualified(), "ACCESS SHARE")?;
     if part.by_index {
-        key_batch(job, &part, source, position, pace)
+        key_batch(job, &part, source, position, batches)
     } else {
-        block_batch(job, &part, source, position, pace)
+        block_batch(job, &part, source, position, batches)
     }
 }
 
@@ -100,7 +100,7 @@ fn block_batch(
     part: &Part,
     source: &Source,
     mut position: Position,
-    pace: &mut Pace,
+    batches: &mut Batches,
 ) -> Result<Batch> {
     let file = file_of(source)?;
     let blocks = match position.blocks {
@@ -112,7 +112,7 @@ fn block_batch(
         }
     };
     position.blocks = Some(blocks);
-    let until = blocks.min(position.block + pace.next_blocks());
+    let until = blocks.min(position.block + batches.next_blocks());
     let begun = Instant::now();
     let rows = copy_blocks(job, part, source, until, &mut position)?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -122,7 +122,7 @@ fn block_batch(
         position = next_part(position);
     }
     journal::advance(&job.migration, &position, rows, bytes, seconds)?;
-    pace.blocks = adapted(pace.blocks, seconds, LARGEST_BATCH);
+    batches.blocks = adapted(batches.blocks, seconds, LARGEST_BATCH);
     Ok(Batch::Copied(throttle(bytes, seconds)))
 }
 
@@ -132,7 +132,7 @@ fn key_batch(
     part: &Part,
     source: &Source,
     mut position: Position,
-    pace: &mut Pace,
+    batches: &mut Batches,
 ) -> Result<Batch> {
     flows::through_index();
     let overlaps = flows::overlaps(job)?;
@@ -148,7 +148,7 @@ fn key_batch(
         &source.qualified(),
         lower.as_deref(),
         range.upper.as_deref(),
-        pace.next_rows(part.row_bytes),
+        batches.next_rows(part.row_bytes),
     )?;
     let upper = next.as_deref().or(range.upper.as_deref());
     let condition = range_condition(&job.key, lower.as_deref(), upper);
@@ -160,7 +160,7 @@ fn key_batch(
         position = next_part(position);
     }
     journal::advance(&job.migration, &position, rows, bytes, seconds)?;
-    pace.rows = adapted(pace.rows, seconds, MOST_ROWS);
+    batches.rows = adapted(batches.rows, seconds, MOST_ROWS);
     Ok(Batch::Copied(throttle(bytes, seconds)))
 }
 

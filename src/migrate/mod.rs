@@ -23,6 +23,7 @@ pub mod job;
 pub mod locks;
 pub mod names;
 pub mod obstacle;
+pub mod pace;
 pub mod patience;
 pub mod preflight;
 pub mod prepare;

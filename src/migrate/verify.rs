@@ -6,7 +6,7 @@
 //! do not depend on the order of rows, and need no memory. A range that differs is copied again once; if it differs
 //! again, the migration fails.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::catalog::journal::{self, Target};
 use crate::error::{Error, Result};
@@ -39,9 +39,10 @@ struct Range {
     upper: Option<String>,
 }
 
-/// Compares all rows; each range in a transaction of its own, with `between` called after each.
+/// Compares all rows; each range in a transaction of its own, with `between` called after each, with the
+/// time it took.
 /// `Ok(false)`: a source was truncated meanwhile, so that the log has to be applied first.
-pub fn all(job: &Job, mut between: impl FnMut() -> Result<()>) -> Result<bool> {
+pub fn all(job: &Job, mut between: impl FnMut(Duration) -> Result<()>) -> Result<bool> {
     for (n, target) in job.rebuilt_targets() {
         let mut lower = target.lower.clone();
         let row_bytes = txn::run(|| bytes_per_row(job, n))?;
@@ -56,7 +57,7 @@ pub fn all(job: &Job, mut between: impl FnMut() -> Result<()>) -> Result<bool> {
             let Some(rows) = verify_range(job, n, &range)? else {
                 return Ok(false);
             };
-            between()?;
+            between(begun.elapsed())?;
             // Reading as much again as the copy did, it keeps to the same rate.
             let bytes = (rows as f64 * row_bytes) as i64;
             let pause = copy::throttle(bytes, begun.elapsed().as_secs_f64());

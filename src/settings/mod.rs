@@ -48,6 +48,9 @@ static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(35 * 24 * 60);
 /// 0.7 leaves room for the error of a forecast and for the copy itself; queueing delay doubles near 0.7.
 static TARGET_UTILISATION: GucSetting<f64> = GucSetting::<f64>::new(0.7);
 
+/// Above this, statements begin to wait for a processor.
+static HEADROOM: GucSetting<f64> = GucSetting::<f64>::new(0.8);
+
 /// Rows per second one shard may serve. 50,000 is far above what an idle shard sees and below what
 /// one table's index takes on one core, so that only real hotspots are split by default.
 static SHARD_CAPACITY: GucSetting<f64> = GucSetting::<f64>::new(50_000.0);
@@ -146,6 +149,11 @@ pub fn retention() -> Duration {
 /// `repart.target_utilisation`, a share of 1.
 pub fn target_utilisation() -> f64 {
     TARGET_UTILISATION.get()
+}
+
+/// `repart.headroom`, a share of 1.
+pub fn headroom() -> f64 {
+    HEADROOM.get()
 }
 
 /// `repart.shard_capacity`, rows per second.

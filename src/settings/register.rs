@@ -164,6 +164,16 @@ fn register_migrating() {
         GucContext::Sighup,
         GucFlags::UNIT_KB,
     );
+    GucRegistry::define_float_guc(
+        c"repart.headroom",
+        c"Share of the processors that may be in use before migrations give way to others.",
+        c"1 means that they never do.",
+        &HEADROOM,
+        0.0,
+        1.0,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     int_sighup(
         c"repart.max_movers",
         c"Migrations of one database that may run at the same time.",

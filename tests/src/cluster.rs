@@ -87,6 +87,8 @@ impl Cluster {
             "shared_preload_libraries = 'repart'".to_owned(),
             // What these tests are about is what survives a crash of processes, not of the machine.
             "fsync = off".to_owned(),
+            // Many servers share the machine: their migrations would all give way to each other.
+            "repart.headroom = 1".to_owned(),
             "shared_buffers = 64MB".to_owned(),
             "max_prepared_transactions = 10".to_owned(),
             "log_line_prefix = '%m [%p] %b '".to_owned(),

@@ -152,3 +152,46 @@ fn a_copy_goes_in_many_short_transactions() {
     session.release();
     session.wait_until("SELECT state = 'done' FROM repart.migrations", LONG);
 }
+
+/// Which share of the looks at a mover that copies, while clients want the processors, finds it resting.
+fn resting(headroom: &str) -> f64 {
+    let cluster = Cluster::with_repart(&[headroom, "repart.batch_duration = 20ms"]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[], KEYS);
+    large_table(&mut session, 80);
+    let workload = Workload::start(&cluster, "postgres", Options::new("orders", KEYS));
+    let id = session.queue("repart_split('large1', '40000')");
+    let (mut looks, mut rests) = (0.0, 0.0);
+    let look = "SELECT m.state, coalesce(a.wait_event = 'Extension', false)
+                  FROM repart.migrations m
+                  LEFT JOIN pg_stat_activity a ON a.backend_type LIKE 'repart mover%' WHERE m.id = $1";
+    loop {
+        let row = &session.query(look, &[&id])[0];
+        match row.get::<_, &str>(0) {
+            "queued" | "preparing" => {}
+            "copying" => {
+                looks += 1.0;
+                rests += f64::from(u8::from(row.get::<_, bool>(1)));
+            }
+            _ => break,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    session.set("repart.headroom", "1");
+    session.wait_done(id);
+    workload.stop().assert_clean();
+    assert!(looks >= 10.0, "{looks} looks at the copy");
+    rests / looks
+}
+
+#[test]
+fn a_copy_gives_way_to_others_who_want_the_processors() {
+    let rests = resting("repart.headroom = 0");
+    assert!(rests > 0.4, "rested {rests} of the time");
+}
+
+#[test]
+fn a_copy_that_need_not_give_way_never_rests() {
+    let rests = resting("repart.headroom = 1");
+    assert!(rests.abs() < 1e-9, "rested {rests} of the time");
+}

@@ -2,7 +2,7 @@
 
 use crate::figure::{Figure, Findings, Series, Target, Unit};
 use crate::options::Options;
-use crate::scene::{Scene, start_server};
+use crate::scene::{Cutover, Scene, start_server};
 
 use super::{megabytes, thousands};
 
@@ -12,6 +12,7 @@ struct Run {
     growth: f64,
     seconds: f64,
     by_hand: f64,
+    cutover: Cutover,
 }
 
 /// The last hundredth of the keys becomes a shard of its own.
@@ -37,6 +38,7 @@ pub fn run(options: &Options) -> Findings {
             growth: watched.growth / size * 100.0,
             seconds: watched.duration().as_secs_f64(),
             by_hand: by_hand / size * 100.0,
+            cutover: scene.last_cutover(),
         });
     }
     findings(rows, size, &runs)
@@ -92,6 +94,16 @@ fn findings(rows: i64, size: f64, runs: &[Run]) -> Findings {
                 "the whole migration",
                 Unit::Seconds,
                 series(|run| run.seconds),
+            ),
+            Figure::new(
+                "pause of the cutover",
+                Unit::Milliseconds,
+                series(|run| run.cutover.pause),
+            ),
+            Figure::new(
+                "rows deleted in it",
+                Unit::PerSecond,
+                series(|run| run.cutover.delete_rate),
             ),
         ],
         notes: vec!["Autovacuum is off here, so that the bytes are the migration's.".to_owned()],

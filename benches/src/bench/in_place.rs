@@ -7,7 +7,7 @@ use repart_tests::cluster::Cluster;
 use crate::figure::{Figure, Findings, Series, Target, Unit};
 use crate::load::Mix;
 use crate::options::Options;
-use crate::scene::{Scene, start_server};
+use crate::scene::{Cutover, Scene, start_server};
 
 use super::watched::{self, Seen, errors, first_error, series, throughput};
 use super::{megabytes, thousands};
@@ -20,6 +20,7 @@ struct Run {
     done: bool,
     kept: bool,
     leaving: f64,
+    cutover: Cutover,
 }
 
 /// Half of the rows leave.
@@ -43,6 +44,11 @@ pub fn run(options: &Options) -> Findings {
         Figure::new("runs that did not end", Unit::Count, flag(|run| !run.done))
             .target(Target::AtMost(0.0)),
         Figure::new("shards kept in place", Unit::Count, flag(|run| run.kept)),
+        Figure::new(
+            "rows deleted in the cutover",
+            Unit::PerSecond,
+            of(|run| run.cutover.delete_rate),
+        ),
     ];
     let leaving = runs.first().map_or(0.0, |run| run.leaving);
     let seen: Vec<Seen> = runs.into_iter().map(|run| run.seen).collect();
@@ -95,5 +101,6 @@ fn split(cluster: &Cluster, options: &Options) -> Run {
         done,
         kept: done && scene.session.number(&kept) == 1,
         leaving,
+        cutover: scene.last_cutover(),
     }
 }

@@ -12,6 +12,7 @@ use crate::catalog::control::{self, Wish};
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
+use crate::migrate::pace::Pace;
 use crate::migrate::{capture, catch_up, cause, clean, copy, hold, index, locks, patience, verify};
 use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
@@ -54,7 +55,8 @@ enum Next {
 /// One mover at work.
 pub struct Drive {
     id: i64,
-    pace: copy::Pace,
+    batches: copy::Batches,
+    pace: Pace,
     backoff: Duration,
     /// Captured changes applied per second, lately.
     apply_rate: f64,
@@ -75,7 +77,8 @@ impl Drive {
     pub fn new(id: i64) -> Self {
         Self {
             id,
-            pace: copy::Pace::default(),
+            batches: copy::Batches::default(),
+            pace: Pace::begin(),
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
             counted: None,
@@ -142,7 +145,9 @@ impl Drive {
             }
             Ok(Next::Pause(pause)) => {
                 self.backoff = BACKOFF.0;
-                background::wait(pause.max(Duration::from_millis(1)));
+                if !pause.is_zero() {
+                    background::wait(pause.max(Duration::from_millis(1)));
+                }
                 return Ok(());
             }
             Ok(Next::Retry(reason)) => reason,
@@ -244,9 +249,10 @@ impl Drive {
 
     fn copy(&mut self, migration: Migration) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
+        let begun = Instant::now();
         let batch = txn::run(|| {
             locks::be_polite();
-            let batch = copy::batch(&job, &mut self.pace)?;
+            let batch = copy::batch(&job, &mut self.batches)?;
             hold::inside(self.id, "copied");
             Ok(batch)
         })?;
@@ -258,8 +264,10 @@ impl Drive {
             txn::run(|| watch_backlog(&job.migration))?;
         }
         match batch {
-            copy::Batch::Copied(pause) if pause.is_zero() => Ok(Next::Continue),
-            copy::Batch::Copied(pause) => Ok(Next::Pause(pause)),
+            copy::Batch::Copied(pause) => {
+                let rest = self.pace.rest_after(begun.elapsed());
+                Ok(Next::Pause(pause.max(rest)))
+            }
             copy::Batch::Finished => steps::finish_copy(&job),
         }
     }
@@ -276,7 +284,7 @@ impl Drive {
 
     fn verify(&mut self, migration: Migration, group: &[Migration]) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
-        let complete = verify::all(&job, || self.between_ranges(&job, group))?;
+        let complete = verify::all(&job, |worked| self.between_ranges(&job, group, worked))?;
         if !complete {
             self.apply_log(&job)?;
             return Ok(Next::Continue);
@@ -286,7 +294,8 @@ impl Drive {
     }
 
     /// Keeps the log short while a large table is compared, and waits there while the migration is paused.
-    fn between_ranges(&mut self, job: &Job, group: &[Migration]) -> Result<()> {
+    fn between_ranges(&mut self, job: &Job, group: &[Migration], worked: Duration) -> Result<()> {
+        background::wait(self.pace.rest_after(worked));
         loop {
             self.keep_up(&job.migration, group)?;
             self.apply_log(job)?;

@@ -1,0 +1,137 @@
+//! How much of its time a migration works while others want the server's processors.
+//!
+//! While enough of them is idle, it works all the time. Otherwise it rests between its pieces of work, more and more,
+//! until it takes no more than [`LEAST_SHARE`] of them; when there is room again it works more and more.
+
+/// The share of all processors that a migration takes at least, as long as it needs them: one that never ends helps
+/// nobody.
+pub const LEAST_SHARE: f64 = 0.1;
+
+/// Others that take less than this share of the processors do not compete for them: the migration itself is what
+/// keeps them busy.
+const COMPETING: f64 = 0.05;
+
+/// What the processors did lately, as shares of their time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// All work, that of the migration included.
+    pub all: f64,
+    /// That of the migration.
+    pub own: f64,
+    /// Number of processors.
+    pub processors: f64,
+}
+
+/// The part of its time that a migration works.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Duty(f64);
+
+impl Default for Duty {
+    fn default() -> Self {
+        Self(1.0)
+    }
+}
+
+impl Duty {
+    /// Takes note of what was measured, where `headroom` is the share of the processors that may be in use; 1 means that
+    /// nobody is given way to.
+    pub fn observe(&mut self, usage: Usage, headroom: f64) {
+        if !(usage.all.is_finite() && usage.own.is_finite() && usage.processors >= 1.0) {
+            return;
+        }
+        let competes = usage.all - usage.own >= COMPETING;
+        // Counters that waver can make more than all of it.
+        let is_short = usage.all > headroom && headroom < 1.0;
+        // Down at once, up step by step: clients wait now.
+        let change = if competes && is_short { 0.25 } else { 1.5 };
+        let least = (LEAST_SHARE * usage.processors).min(1.0);
+        self.0 = (self.0 * change).clamp(least, 1.0);
+    }
+
+    /// How long to rest after so many seconds of work.
+    pub fn rest(self, worked: f64) -> f64 {
+        worked.max(0.0) * (1.0 / self.0 - 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn after(all: f64, own: f64, processors: f64, times: usize) -> Duty {
+        let mut duty = Duty::default();
+        for _ in 0..times {
+            let usage = Usage {
+                all,
+                own,
+                processors,
+            };
+            duty.observe(usage, 0.8);
+        }
+        duty
+    }
+
+    #[test]
+    fn works_all_the_time_while_there_is_room() {
+        assert!(after(0.79, 0.5, 2.0, 9).rest(1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn takes_no_more_than_a_tenth_of_busy_processors() {
+        let duty = after(1.0, 0.3, 2.0, 9);
+        // A fifth of one of two.
+        assert!((duty.rest(1.0) - 4.0).abs() < 1e-9, "{duty:?}");
+    }
+
+    #[test]
+    fn does_not_give_way_to_itself() {
+        assert!(after(1.0, 0.97, 1.0, 9).rest(1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn with_a_headroom_of_one_gives_way_to_nobody() {
+        let mut duty = Duty::default();
+        let usage = Usage {
+            all: 1.01,
+            own: 0.1,
+            processors: 2.0,
+        };
+        duty.observe(usage, 1.0);
+        assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
+    }
+
+    #[test]
+    fn of_many_processors_one_is_less_than_a_tenth() {
+        assert!(after(1.0, 0.05, 16.0, 9).rest(1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn works_again_when_the_others_have_gone() {
+        let mut duty = after(1.0, 0.1, 2.0, 9);
+        let alone = Usage {
+            all: 0.5,
+            own: 0.5,
+            processors: 2.0,
+        };
+        for _ in 0..5 {
+            duty.observe(alone, 0.8);
+        }
+        assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_rest_is_finite_and_bounded(
+            all in -1.0..2.0f64, own in -1.0..2.0f64, processors in 0.0..512.0f64,
+            headroom in 0.0..1.0f64, worked in -1.0..1e3f64,
+        ) {
+            let mut duty = Duty::default();
+            for _ in 0..20 {
+                duty.observe(Usage { all, own, processors }, headroom);
+            }
+            let rest = duty.rest(worked);
+            prop_assert!(rest >= 0.0 && rest <= worked.max(0.0) / LEAST_SHARE, "{rest}");
+        }
+    }
+}
