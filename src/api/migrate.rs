@@ -8,7 +8,8 @@ use crate::api::regclass::{self, Regclass};
 use crate::catalog::{groups, plans};
 use crate::error::{Error, Result, SqlResult};
 use crate::migrate::apply;
-use crate::migrate::request::{self, Origin, Wanted};
+use crate::migrate::queue::{self, Origin};
+use crate::migrate::request::{self, Wanted};
 use crate::pg::{preload, relation, role};
 
 /// Queues the split of a shard at the given keys; returns the migration's number.
@@ -61,7 +62,7 @@ fn repart_move(
 }
 
 fn queue(wanted: &Wanted) -> Result<i64> {
-    let id = request::queue(wanted, Origin::default())?;
+    let id = queue::with_group(wanted, Origin::default())?;
     announce(id, wanted)?;
     Ok(id)
 }

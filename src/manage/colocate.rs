@@ -9,7 +9,7 @@ use crate::catalog::tables::{self, ShardedTable};
 use crate::error::{Error, Result};
 use crate::manage::table::Table;
 use crate::migrate::colocated;
-use crate::migrate::request;
+use crate::migrate::queue;
 use crate::pg::{preload, relation, spi};
 
 /// Refuses what can be refused before the table is changed.
@@ -55,7 +55,7 @@ pub fn join(table: &Table, other: pg_sys::Oid) -> Result<i32> {
         preload::require("giving a table the shards of another one")?;
     }
     for wanted in &alignment {
-        let id = request::queue_alone(wanted)?;
+        let id = queue::alone(wanted)?;
         notice!(
             "migration {id} is queued: {} of table \"{name}\" at the boundaries of table \"{like}\"; \
              wait for it with SELECT repart_wait({id})",

@@ -5,7 +5,8 @@ use repart_core::plan::{Action, Step};
 
 use crate::catalog::{journal, plans};
 use crate::error::{Error, Result};
-use crate::migrate::request::{self, Origin, Wanted};
+use crate::migrate::queue::{self, Origin};
+use crate::migrate::request::{self, Wanted};
 use crate::pg::{role, txn};
 
 /// Queues the steps of a stored plan that were not queued before; the first step that cannot be queued is
@@ -59,7 +60,7 @@ fn apply(plan: i64, number: i32, step: &Step) -> Result<Option<i64>> {
         start_at: Some(step.planned_start),
         ..Origin::default()
     };
-    let id = request::queue(&wanted, origin)?;
+    let id = queue::with_group(&wanted, origin)?;
     role::as_superuser(|| plans::set_migration(plan, number, id))?;
     Ok(Some(id))
 }

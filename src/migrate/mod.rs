@@ -28,6 +28,7 @@ pub mod patience;
 pub mod preflight;
 pub mod prepare;
 pub mod publications;
+pub mod queue;
 pub mod request;
 pub mod retain;
 pub mod revert;

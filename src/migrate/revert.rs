@@ -7,7 +7,8 @@ use crate::catalog::journal::{Migration, Source, Spec, Target};
 use crate::catalog::retained::{self, Retained};
 use crate::catalog::shards::{self, Shard};
 use crate::error::{Error, Result};
-use crate::migrate::request::{self, Origin, Wanted};
+use crate::migrate::queue::{self, Origin};
+use crate::migrate::request::{self, Wanted};
 use crate::pg::{relation, role, spi};
 
 /// Queues the reverse of a migration, given with those that it was carried out with, itself first; returns the
@@ -39,7 +40,7 @@ pub fn queue(group: &[Migration]) -> Result<(i64, Wanted)> {
         .filter_map(|origin| origin.reverts)
         .collect();
     let others = others.iter().zip(origins).collect();
-    let id = request::queue_together((&wanted, origin), others)?;
+    let id = queue::together((&wanted, origin), others)?;
     role::as_superuser(|| taken_over.into_iter().try_for_each(retained::forget))?;
     Ok((id, wanted))
 }
@@ -66,7 +67,7 @@ fn reverse(original: &Migration) -> Result<(Wanted, Origin)> {
 
 /// Fails where a table has joined the group since, or has left it: it would not fit any more.
 fn require_same_group(original: &Migration, group: &[Migration]) -> Result<()> {
-    let now = request::hold_group(original.relation)?;
+    let now = queue::hold_group(original.relation)?;
     let is_member = |table| group.iter().any(|member| member.relation == table);
     if now.len() == group.len() && now.into_iter().all(is_member) {
         return Ok(());

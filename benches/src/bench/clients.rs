@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use repart_tests::cluster::Cluster;
 
-use crate::figure::{Figure, Findings, Target, Unit};
+use crate::figure::{Figure, Findings, Series, Target, Unit};
 use crate::load::Mix;
 use crate::options::Options;
 use crate::scene::{Scene, start_server};
@@ -25,6 +25,8 @@ struct Runs {
     limited: Vec<Seen>,
     partman: Vec<Seen>,
     partman_failures: Vec<String>,
+    /// Milliseconds for which the switches of the splits, the merges and the limited splits held their locks.
+    pauses: [Series; 3],
 }
 
 /// Four clients, half reads and half updates, in a closed loop.
@@ -52,11 +54,13 @@ fn split_and_merge(cluster: &Cluster, options: &Options, runs: &mut Runs) {
         .push(watched::watch(cluster, &mut scene, options, mix, |scene| {
             scene.migrate(&split);
         }));
+    runs.pauses[0].0.push(scene.last_cutover().pause);
     let merge = format!("repart_merge('{}', '{}')", scene.shard(0), scene.shard(1));
     runs.merge
         .push(watched::watch(cluster, &mut scene, options, mix, |scene| {
             scene.migrate(&merge);
         }));
+    runs.pauses[1].0.push(scene.last_cutover().pause);
     scene.assert_complete();
 }
 
@@ -71,6 +75,7 @@ fn split_slowly(cluster: &Cluster, options: &Options, runs: &mut Runs) {
         .push(watched::watch(cluster, &mut scene, options, mix, |scene| {
             scene.migrate(&split);
         }));
+    runs.pauses[2].0.push(scene.last_cutover().pause);
     scene.session.set("repart.max_copy_rate", "DEFAULT");
     scene.assert_complete();
 }
@@ -86,6 +91,9 @@ fn findings(options: &Options, with_partman: bool, runs: &Runs) -> Findings {
         duration("split", &runs.split),
         duration("merge", &runs.merge),
         duration("split, limited", &runs.limited),
+        pause("split", &runs.pauses[0]),
+        pause("merge", &runs.pauses[1]),
+        pause("split, limited", &runs.pauses[2]),
         errors("split", &runs.split),
         errors("merge", &runs.merge),
         errors("split, limited", &runs.limited),
@@ -135,6 +143,11 @@ fn duration(what: &str, runs: &[Seen]) -> Figure {
         Unit::Seconds,
         series(runs, |run| run.seconds),
     )
+}
+
+fn pause(what: &str, pauses: &Series) -> Figure {
+    let what = format!("{what}: pause of the cutover");
+    Figure::new(what, Unit::Milliseconds, pauses.clone())
 }
 
 fn beside_partman(runs: &Runs) -> Vec<Figure> {

@@ -6,6 +6,7 @@ mod clients;
 mod held;
 mod in_place;
 mod partman;
+mod pause;
 mod rebuild;
 mod watched;
 
@@ -16,13 +17,14 @@ use crate::options::Options;
 pub type Benchmark = (&'static str, fn(&Options) -> Findings);
 
 /// All of them, in the order in which they are run.
-pub const ALL: [Benchmark; 6] = [
+pub const ALL: [Benchmark; 7] = [
     ("rebuild", rebuild::run),
     ("carve", carve::run),
     ("clients", clients::run),
     ("held", held::run),
     ("capture", capture::run),
     ("in_place", in_place::run),
+    ("pause", pause::run),
 ];
 
 /// How a number of rows is written.

@@ -13,7 +13,9 @@ use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
 use crate::migrate::pace::Pace;
-use crate::migrate::{capture, catch_up, cause, clean, copy, hold, index, locks, patience, verify};
+use crate::migrate::{
+    capture, catch_up, cause, clean, copy, hold, index, locks, names, patience, verify,
+};
 use crate::pg::background;
 use crate::pg::txn::{self, Isolation};
 use crate::settings;
@@ -35,6 +37,9 @@ const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The first and the longest pause before something is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// Consumed entries of the log that slow down whatever reads it.
+const MANY_CONSUMED: i64 = 20_000;
 
 /// How often a paused migration looks whether it may go on, and applies what was captured.
 const REST: Duration = Duration::from_millis(200);
@@ -60,6 +65,8 @@ pub struct Drive {
     backoff: Duration,
     /// Captured changes applied per second, lately.
     apply_rate: f64,
+    /// Entries that were applied since the log was last vacuumed.
+    consumed: i64,
     /// When the log was last counted.
     counted: Option<Instant>,
     /// When the logs of tables that wait for others of their group were last applied.
@@ -81,6 +88,7 @@ impl Drive {
             pace: Pace::begin(),
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
+            consumed: 0,
             counted: None,
             kept_up: Instant::now(),
             copied_in_vain: 0,
@@ -332,11 +340,21 @@ impl Drive {
             hold::inside(self.id, "applied");
             Ok(applied)
         })?;
+        self.consumed += applied;
+        if self.consumed >= MANY_CONSUMED {
+            self.vacuum_log(job)?;
+        }
         if applied > 0 {
             let rate = applied as f64 / begun.elapsed().as_secs_f64().max(1e-6);
             self.apply_rate = (self.apply_rate + rate) / 2.0;
         }
         Ok(applied)
+    }
+
+    /// Empties the pages of the log of what was consumed: a switch reads them all, several times, under its lock.
+    fn vacuum_log(&mut self, job: &Job) -> Result<()> {
+        self.consumed = 0;
+        txn::vacuum(&format!("VACUUM (TRUNCATE off) {}", names::log(job.id())))
     }
 
     /// How many captured changes can be applied under the lock within half of these seconds.

@@ -11,6 +11,9 @@ use crate::pg::txn;
 
 use repart_core::state::State;
 
+/// Consumed entries of a log that a switch would notice.
+const SOME_CONSUMED: i64 = 500;
+
 impl Drive {
     /// Switches all of a group together.
     pub(super) fn cut_over(&mut self, group: &[Migration]) -> Result<Next> {
@@ -18,8 +21,12 @@ impl Drive {
             txn::run(|| group.iter().cloned().map(Job::load).collect::<Result<_>>())?;
         // As little as possible is left for the transaction that others wait for.
         let mut applied = 0;
+        let is_bloated = self.consumed >= SOME_CONSUMED;
         for job in &jobs {
             prove_default(job)?;
+            if is_bloated {
+                self.vacuum_log(job)?;
+            }
             applied += self.apply_log(job)?;
         }
         let Some(seconds) = txn::run(|| time_left(&jobs))? else {
