@@ -142,14 +142,20 @@ impl Recorded {
 
     /// The longest that a statement took of which a part fell between two moments, ms.
     pub fn longest(&self, from: Instant, to: Instant) -> f64 {
-        let during = self
-            .statements
+        self.longest_of(from, to)
+            .map_or(f64::NAN, |statement| statement.took.as_secs_f64() * 1000.0)
+    }
+
+    /// When that one ended.
+    pub fn end_of_longest(&self, from: Instant, to: Instant) -> Option<Instant> {
+        self.longest_of(from, to).map(|statement| statement.ended)
+    }
+
+    fn longest_of(&self, from: Instant, to: Instant) -> Option<&Statement> {
+        self.statements
             .iter()
-            .filter(|statement| statement.ended >= from && statement.ended - statement.took <= to);
-        during
-            .map(|statement| statement.took)
-            .max()
-            .map_or(f64::NAN, |longest| longest.as_secs_f64() * 1000.0)
+            .filter(|statement| statement.ended >= from && statement.ended - statement.took <= to)
+            .max_by_key(|statement| statement.took)
     }
 }
 

@@ -12,6 +12,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const LOOK_AT_SIZE: Duration = Duration::from_millis(50);
 
 /// What was seen.
+#[derive(Clone)]
 pub struct Watched {
     /// Its number.
     pub id: i64,
@@ -31,6 +32,12 @@ impl Watched {
     /// From queued to done.
     pub fn duration(&self) -> Duration {
         self.ended - self.begun
+    }
+
+    /// The state that it was in, as far as it was seen.
+    pub fn state_at(&self, moment: Instant) -> &str {
+        let before = self.states.iter().rev().find(|(_, at)| *at <= moment);
+        before.map_or("queued", |(state, _)| state)
     }
 
     /// How long it was in these states.

@@ -42,6 +42,8 @@ pub struct Cutover {
 pub struct Scene<'a> {
     /// The session.
     pub session: Session<'a>,
+    /// The last migration.
+    pub last: Option<Watched>,
     rows: i64,
 }
 
@@ -66,7 +68,11 @@ impl<'a> Scene<'a> {
             "CREATE TABLE accounts (aid bigint PRIMARY KEY, bid int, abalance int, filler char(100))
                  PARTITION BY RANGE (aid)",
         );
-        Self { session, rows }
+        Self {
+            session,
+            last: None,
+            rows,
+        }
     }
 
     /// Puts the rows in.
@@ -107,7 +113,9 @@ impl<'a> Scene<'a> {
     pub fn try_to_migrate(&mut self, call: &str, limit: Duration) -> Watched {
         let begun = Instant::now();
         let id = self.session.queue(call);
-        watch(&mut self.session, id, begun, limit)
+        let watched = watch(&mut self.session, id, begun, limit);
+        self.last = Some(watched.clone());
+        watched
     }
 
     /// What the cutover of the last migration did.

@@ -11,7 +11,7 @@ use crate::scene::{Scene, start_server};
 
 use super::partman;
 use super::thousands;
-use super::watched::{self, Seen, errors, first_error, longest, series, throughput};
+use super::watched::{self, Seen, errors, first_error, longest, longest_in, series, throughput};
 
 /// DESIGN.md, section 12.
 const LONGEST: Duration = Duration::from_millis(50);
@@ -105,9 +105,15 @@ fn findings(options: &Options, with_partman: bool, runs: &Runs) -> Findings {
         ("pg_partman", &runs.partman),
     ];
     let mut notes: Vec<String> = sides
-        .into_iter()
+        .iter()
         .filter_map(|(what, runs)| first_error(what, runs))
         .collect();
+    notes.extend(
+        sides
+            .iter()
+            .take(3)
+            .map(|(what, runs)| longest_in(what, runs)),
+    );
     notes.push(format!(
         "limited: repart.max_copy_rate = {} kB/s; statements: over the whole migration, from the call to \"done\"",
         options.rate

@@ -20,6 +20,8 @@ pub struct Seen {
     pub longest_before: f64,
     /// The longest meanwhile, and right after, ms.
     pub longest: f64,
+    /// The state of the migration when that one ended.
+    pub longest_in: String,
     /// Seconds that it took.
     pub seconds: f64,
     /// Bytes of WAL meanwhile, beyond what the same number of statements wrote before.
@@ -54,11 +56,17 @@ pub fn watch(
     let (rate_before, rate) = (recorded.rate(from, begun), recorded.rate(begun, ended));
     let bytes_before = wal_before / (rate_before * (begun - from).as_secs_f64());
     let seconds = (ended - begun).as_secs_f64();
+    let state = |end| {
+        let migration = scene.last.as_ref()?;
+        Some(migration.state_at(end).to_owned())
+    };
+    let longest_in = recorded.end_of_longest(begun, after).and_then(state);
     Seen {
         rate_before,
         rate,
         longest_before: recorded.longest(from, begun),
         longest: recorded.longest(begun, after),
+        longest_in: longest_in.unwrap_or_default(),
         seconds,
         wal: wal - bytes_before * rate * seconds,
         errors: recorded.errors,
@@ -100,6 +108,15 @@ pub fn errors(what: &str, runs: &[Seen]) -> Figure {
     let refused = series(runs, |run| run.errors.len() as f64);
     Figure::new(format!("{what}: errors of clients"), Unit::Count, refused)
         .target(Target::AtMost(0.0))
+}
+
+/// Where the longest statements of the runs were, for the reader.
+pub fn longest_in(what: &str, runs: &[Seen]) -> String {
+    let states: Vec<&str> = runs.iter().map(|run| run.longest_in.as_str()).collect();
+    format!(
+        "{what}: the longest statement of each run ended in state {}",
+        states.join(", ")
+    )
 }
 
 /// The first of them, for the reader.
