@@ -31,13 +31,17 @@ pub enum Attempt {
     Waiting(String),
 }
 
-/// Tries to switch all of `jobs`, which belong together, if at most `few` captured changes are left. One
-/// transaction, which the caller commits; it has changed nothing unless [`Attempt::Switched`]. `hold` is called
-/// at its end, for tests.
+/// Tries to switch all of `jobs`, which belong together, if at most `few` captured changes are left before the locks
+/// are asked for, and not many more after. One transaction, which the caller commits; it has changed nothing unless
+/// [`Attempt::Switched`]. `hold` is called at its end, for tests.
 pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     let relations = public_relations(jobs)?;
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
+    }
+    let waiting = pending(jobs)?;
+    if waiting > few {
+        return Ok(Attempt::Behind(waiting));
     }
     lock_private(jobs)?;
     lock_out_maintenance(&relations)?;
@@ -50,7 +54,6 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     }
     let begun = Instant::now();
     lock_public(&relations)?;
-    let mut pending = 0;
     for job in jobs {
         let wanted = job.public_relations()?;
         if wanted.iter().any(|relation| !relations.contains(relation)) {
@@ -58,9 +61,9 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
                 "waits: a foreign key or a partition was added just now".to_owned(),
             ));
         }
-        pending += capture::pending(&job.migration)?;
     }
-    if pending > few {
+    let pending = pending(jobs)?;
+    if pending > 2 * few {
         return Ok(Attempt::Behind(pending));
     }
     let mut models = Vec::new();
@@ -76,6 +79,15 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     record(&changed)?;
     hold();
     Ok(Attempt::Switched)
+}
+
+/// Captured changes that wait, in all logs.
+fn pending(jobs: &[Job]) -> Result<i64> {
+    let mut sum = 0;
+    for job in jobs {
+        sum += capture::pending(&job.migration)?;
+    }
+    Ok(sum)
 }
 
 /// What the switch locks, each once.

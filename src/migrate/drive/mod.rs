@@ -65,6 +65,8 @@ pub struct Drive {
     backoff: Duration,
     /// Captured changes applied per second, lately.
     apply_rate: f64,
+    /// How often there was more to apply than the switch was to be tried with.
+    behind: u32,
     /// Entries that were applied since the log was last vacuumed.
     consumed: i64,
     /// When the log was last counted.
@@ -88,6 +90,7 @@ impl Drive {
             pace: Pace::begin(),
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
+            behind: 0,
             consumed: 0,
             counted: None,
             kept_up: Instant::now(),
@@ -284,7 +287,7 @@ impl Drive {
         let job = txn::run(|| Job::load(migration))?;
         let applied = self.apply_log(&job)?;
         let pending = txn::run(|| watch_backlog(&job.migration))?;
-        if pending <= self.few_changes(settings::max_pause().as_secs_f64()) {
+        if pending <= self.few_changes(settings::max_pause().as_secs_f64() / 2.0) {
             return to(&job.migration, State::Verifying);
         }
         Ok(behind(pending, applied))
@@ -357,9 +360,9 @@ impl Drive {
         txn::vacuum(&format!("VACUUM (TRUNCATE off) {}", names::log(job.id())))
     }
 
-    /// How many captured changes can be applied under the lock within half of these seconds.
+    /// How many captured changes can be applied within these seconds.
     fn few_changes(&self, seconds: f64) -> i64 {
-        let changes = self.apply_rate * seconds / 2.0;
+        let changes = self.apply_rate * seconds;
         changes.clamp(FEW_CHANGES.0, FEW_CHANGES.1) as i64
     }
 }

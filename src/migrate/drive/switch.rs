@@ -32,13 +32,16 @@ impl Drive {
         let Some(seconds) = txn::run(|| time_left(&jobs))? else {
             return Ok(Next::Continue);
         };
-        let few = self.few_changes(seconds);
+        let few = self.few_changes(seconds * self.share_of_pause());
         let attempt =
             txn::run(|| cutover::attempt(&jobs, few, || hold::inside(self.id, "switched")));
         let next = match attempt {
             Ok(Attempt::Switched) => return Ok(Next::Continue),
             Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
-            Ok(Attempt::Behind(pending)) => behind(pending, applied),
+            Ok(Attempt::Behind(pending)) => {
+                self.behind += 1;
+                behind(pending, applied)
+            }
             Err(error) if error.is_transient() && !error.is_cancellation() => {
                 Next::Retry(patience::reason(group, &error))
             }
@@ -51,6 +54,16 @@ impl Drive {
             patience::require(group, reason)?;
         }
         Ok(next)
+    }
+
+    /// Which share of the pause may go to captured changes, which have to be compared too: little, so that clients wait
+    /// no longer than they must, and more where writers are too quick for that.
+    fn share_of_pause(&self) -> f64 {
+        match self.behind {
+            0..5 => 0.1,
+            5..10 => 0.2,
+            _ => 0.4,
+        }
     }
 
     /// Copies and switches in one transaction. Writers wait for it: it is not tried for ever.
