@@ -37,6 +37,14 @@ COMMENT ON FUNCTION repart_import_samples(regclass, jsonb) IS 'add load of a sha
 COMMENT ON FUNCTION repart_forecast(regclass, interval, text) IS 'forecast the load of each shard of a table, per second; each row is about the step that ends at its time';
 COMMENT ON FUNCTION repart_plan(regclass) IS 'forecast and plan, for all tables by default; changes no table of the user and stores the plan';
 
+-- The access sampler.
+REVOKE EXECUTE ON FUNCTION repart_access(), repart_co_access(), repart_sampler() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION repart_access(), repart_co_access(), repart_sampler() TO pg_monitor;
+
+COMMENT ON FUNCTION repart_access() IS 'what the access sampler has counted of each shard on this server';
+COMMENT ON FUNCTION repart_co_access() IS 'shards that are used by the same transactions on this server: the most frequent pairs';
+COMMENT ON FUNCTION repart_sampler() IS 'how the access sampler of this server is: its memory, and what it could not count';
+
 -- Managing.
 REVOKE EXECUTE ON FUNCTION repart_manage(regclass, name, regclass, boolean), repart_unmanage(regclass) FROM PUBLIC;
 

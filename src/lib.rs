@@ -39,6 +39,9 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::preload::in_progress() {
         pg::shared::register();
         pg::snapshot_guard::install();
+        if settings::sampler() {
+            pg::sampler::install();
+        }
         worker::launcher::register();
     }
 }

@@ -7,4 +7,5 @@ mod migrate;
 mod observe;
 mod plan;
 pub mod regclass;
+mod sampler;
 mod shards;

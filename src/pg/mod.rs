@@ -19,6 +19,7 @@ pub mod preload;
 pub mod regclass;
 pub mod relation;
 pub mod role;
+pub mod sampler;
 pub mod shared;
 pub mod snapshot_guard;
 pub mod spi;

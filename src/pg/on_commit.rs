@@ -2,7 +2,7 @@
 
 use pgrx::{PgXactCallbackEvent, register_xact_callback};
 
-use crate::pg::{background, preload, shared};
+use crate::pg::{background, preload, sampler, shared};
 
 /// Lets the workers of this database look at what this transaction changed, as soon as they can see it.
 /// Nothing happens if it rolls back, or where the library is not preloaded.
@@ -12,7 +12,8 @@ pub fn wake_workers() {
     }
     let database = background::my_database();
     register_xact_callback(PgXactCallbackEvent::Commit, move || {
-        shared::announce(database)
+        shared::announce(database);
+        sampler::forget_relations();
     });
 }
 

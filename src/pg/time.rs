@@ -34,6 +34,11 @@ pub fn from_sql(time: TimestampWithTimeZone) -> i64 {
     }
 }
 
+/// A time as PostgreSQL counts it, as µs since the Unix epoch.
+pub fn from_postgres(micros: i64) -> i64 {
+    micros.saturating_add(POSTGRES_EPOCH)
+}
+
 /// A span as SQL takes it. Days are not told apart from 24 hours.
 pub fn span_to_sql(micros: i64) -> Interval {
     Interval::from_micros(micros)

@@ -97,6 +97,12 @@ static CUTOVER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3_600_000);
 /// up to date costs a trigger call and a log entry per row written.
 static RETAIN_SOURCE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
+/// On: it costs less than one statement in a hundred, and plans by the rows alone split in the wrong places.
+static SAMPLER: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// One in 16: a busy shard has its hundred keys within seconds, and looking at keys costs some tenths of a per cent.
+static SAMPLE_RATE: GucSetting<i32> = GucSetting::<i32>::new(16);
+
 /// For tests of crash recovery: the mover waits at the named point of a migration.
 static HOLD_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -227,6 +233,16 @@ pub fn max_shards() -> usize {
 /// `repart.dwell`.
 pub fn dwell() -> Duration {
     millis(&DWELL)
+}
+
+/// `repart.sampler`, as the server was started with.
+pub fn sampler() -> bool {
+    SAMPLER.get()
+}
+
+/// `repart.sample_rate`: keys are looked at in one statement of so many.
+pub fn sample_rate() -> u32 {
+    u32::try_from(SAMPLE_RATE.get()).unwrap_or(1).max(1)
 }
 
 /// `repart.hold_at`, for tests of crash recovery; empty means nowhere.

@@ -9,6 +9,7 @@ use super::*;
 /// Defines all settings and reserves the prefix, so that a misspelt name is an error.
 pub fn register() {
     register_process();
+    register_sampler();
     register_forecasting();
     register_planning();
     register_migrating();
@@ -47,6 +48,25 @@ fn register_process() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MIN,
+    );
+}
+
+fn register_sampler() {
+    GucRegistry::define_bool_guc(
+        c"repart.sampler",
+        c"Whether the access sampler counts how every shard is used.",
+        c"Its memory is set by repart.max_shards as the server is started with.",
+        &SAMPLER,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    int_sighup(
+        c"repart.sample_rate",
+        c"The keys of one statement in so many are looked at.",
+        &SAMPLE_RATE,
+        1,
+        100_000,
+        GucFlags::default(),
     );
 }
 

@@ -7,6 +7,7 @@ pub mod feedback;
 pub mod forecast;
 pub mod heat;
 pub mod in_place;
+pub mod latency;
 pub mod pace;
 pub mod plan;
 pub mod series;
