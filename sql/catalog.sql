@@ -25,6 +25,21 @@ CREATE TABLE repart.counters (
 );
 COMMENT ON TABLE repart.counters IS 'cumulative access counters of each shard at its last sample';
 
+-- The same of the access sampler, since it gave the shard a slot.
+CREATE TABLE repart.access_counters (
+    shard              oid         PRIMARY KEY,
+    at                 timestamptz NOT NULL,
+    since              timestamptz NOT NULL,
+    statements_read    bigint      NOT NULL,
+    statements_written bigint      NOT NULL,
+    rows_read          bigint      NOT NULL,
+    rows_written       bigint      NOT NULL,
+    bytes              bigint      NOT NULL,
+    busy               bigint      NOT NULL,
+    latency            bigint[]    NOT NULL
+);
+COMMENT ON TABLE repart.access_counters IS 'what the access sampler had counted of each shard at its last sample; busy in microseconds';
+
 CREATE TABLE repart.samples (
     shard   oid              NOT NULL,
     at      timestamptz      NOT NULL,
@@ -33,9 +48,15 @@ CREATE TABLE repart.samples (
     writes  double precision NOT NULL CHECK (writes >= 0),
     bytes   double precision NOT NULL CHECK (bytes >= 0),
     size    bigint,
+    -- Known where the access sampler counted the whole span.
+    statements_read    double precision,
+    statements_written double precision,
+    busy_ms            double precision,
+    p50_ms             double precision,
+    p99_ms             double precision,
     PRIMARY KEY (shard, at)
 );
-COMMENT ON TABLE repart.samples IS 'observed load of each shard: rates per second over the seconds before "at"; size in bytes';
+COMMENT ON TABLE repart.samples IS 'observed load of each shard: rates per second over the seconds before "at"; size in bytes; median and 99 % quantile of execution times in milliseconds';
 CREATE INDEX samples_at_idx ON repart.samples (at);
 
 -- Where the history of a shard made by a migration comes from.

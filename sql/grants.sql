@@ -38,10 +38,11 @@ COMMENT ON FUNCTION repart_forecast(regclass, interval, text) IS 'forecast the l
 COMMENT ON FUNCTION repart_plan(regclass) IS 'forecast and plan, for all tables by default; changes no table of the user and stores the plan';
 
 -- The access sampler.
-REVOKE EXECUTE ON FUNCTION repart_access(), repart_co_access(), repart_sampler() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION repart_access(), repart_co_access(), repart_sampler() TO pg_monitor;
+REVOKE EXECUTE ON FUNCTION repart_access(), repart_co_access(), repart_sampler(), repart_heat(regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION repart_access(), repart_co_access(), repart_sampler(), repart_heat(regclass) TO pg_monitor;
 
 COMMENT ON FUNCTION repart_access() IS 'what the access sampler has counted of each shard on this server';
+COMMENT ON FUNCTION repart_heat(regclass) IS 'where inside each shard the load falls: buckets with their rows read and written per second, of late';
 COMMENT ON FUNCTION repart_co_access() IS 'shards that are used by the same transactions on this server: the most frequent pairs';
 COMMENT ON FUNCTION repart_sampler() IS 'how the access sampler of this server is: its memory, and what it could not count';
 

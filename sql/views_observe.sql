@@ -3,13 +3,18 @@
 CREATE VIEW repart.load AS
 SELECT i.inhparent::regclass AS relation,
        s.shard::regclass AS shard,
-       s.at, s.seconds, s.reads, s.writes, s.bytes, s.size
+       s.at, s.seconds, s.reads, s.writes, s.bytes, s.size,
+       s.statements_read, s.statements_written, s.busy_ms, s.p50_ms, s.p99_ms
   FROM repart.sharded_tables t
   JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relation
  CROSS JOIN LATERAL (
        SELECT * FROM repart.samples s WHERE s.shard = i.inhrelid ORDER BY s.at DESC LIMIT 1) s;
-COMMENT ON VIEW repart.load IS 'latest sample of each shard: rows read, rows written and bytes accessed per second; size in bytes';
+COMMENT ON VIEW repart.load IS 'latest sample of each shard: rows read, rows written and bytes accessed per second; size in bytes; with the access sampler also statements that read and that wrote and milliseconds of execution, per second, and the median and 99 % quantile of their execution times in milliseconds';
 GRANT SELECT ON repart.load TO pg_monitor;
+
+CREATE VIEW repart.heat AS SELECT * FROM repart_heat(NULL);
+COMMENT ON VIEW repart.heat IS 'where inside each shard the load falls, on this server and of late: buckets [key_from, key_to) with rows read and written per second and their share of the shard''s load; append is 1 where keys are written in ascending order, -1 in descending order, 0 without order';
+GRANT SELECT ON repart.heat TO pg_monitor;
 
 CREATE VIEW repart.forecasts AS
 SELECT i.inhparent::regclass AS relation,

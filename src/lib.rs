@@ -27,7 +27,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/views_observe.sql",
     name = "views_observe",
-    requires = ["catalog"]
+    requires = ["catalog", api::heat::repart_heat]
 );
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod forecast;
+pub mod heat;
 pub mod manage;
 mod migrate;
 mod observe;

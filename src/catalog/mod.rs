@@ -1,11 +1,13 @@
 //! Typed reads and writes of the repart.* tables and of the catalogs: all SQL text lives here.
 
+pub mod access;
 pub mod bounds;
 pub mod control;
 pub mod cutovers;
 pub mod extension;
 pub mod forecasts;
 pub mod groups;
+pub mod heat;
 pub mod journal;
 pub mod keys;
 pub mod lineage;

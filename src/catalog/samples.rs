@@ -42,6 +42,23 @@ pub struct NewSample {
     pub bytes: f64,
     /// Size of the shard, if known.
     pub size: Option<i64>,
+    /// What only the access sampler knows.
+    pub access: Option<AccessRates>,
+}
+
+/// What the access sampler says of a span.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AccessRates {
+    /// Statements per second that only read the shard.
+    pub statements_read: f64,
+    /// Statements per second that wrote to it.
+    pub statements_written: f64,
+    /// Milliseconds of execution per second.
+    pub busy_ms: f64,
+    /// Median execution time, ms; `None` without statements.
+    pub p50_ms: Option<f64>,
+    /// 99 % quantile of the execution time, ms.
+    pub p99_ms: Option<f64>,
 }
 
 /// The stored observations of one shard, ascending by time; all lists are of one length.
@@ -163,13 +180,21 @@ pub fn store_counters(readings: &[Reading]) -> Result<()> {
 /// Adds observations; one of the same shard and time is replaced.
 pub fn insert(samples: &[NewSample]) -> Result<u64> {
     let column = |value: fn(&NewSample) -> f64| samples.iter().map(value).collect::<Vec<f64>>();
+    let access = |value: fn(&AccessRates) -> Option<f64>| {
+        let of = |sample: &NewSample| sample.access.as_ref().and_then(value);
+        samples.iter().map(of).collect::<Vec<Option<f64>>>()
+    };
     spi::run(
-        "INSERT INTO repart.samples AS s (shard, at, seconds, reads, writes, bytes, size)
+        "INSERT INTO repart.samples AS s (shard, at, seconds, reads, writes, bytes, size, statements_read,
+                                           statements_written, busy_ms, p50_ms, p99_ms)
          SELECT * FROM unnest($1::oid[], $2::timestamptz[], $3::float8[], $4::float8[], $5::float8[],
-                              $6::float8[], $7::int8[])
+                              $6::float8[], $7::int8[], $8::float8[], $9::float8[], $10::float8[],
+                              $11::float8[], $12::float8[])
          ON CONFLICT (shard, at) DO UPDATE
             SET seconds = excluded.seconds, reads = excluded.reads, writes = excluded.writes,
-                bytes = excluded.bytes, size = coalesce(excluded.size, s.size)",
+                bytes = excluded.bytes, size = coalesce(excluded.size, s.size),
+                statements_read = excluded.statements_read, statements_written = excluded.statements_written,
+                busy_ms = excluded.busy_ms, p50_ms = excluded.p50_ms, p99_ms = excluded.p99_ms",
         &[
             samples.iter().map(|sample| sample.shard).collect::<Vec<_>>().into(),
             samples.iter().map(|sample| time::to_sql(sample.at)).collect::<Vec<_>>().into(),
@@ -178,6 +203,11 @@ pub fn insert(samples: &[NewSample]) -> Result<u64> {
             column(|sample| sample.writes).into(),
             column(|sample| sample.bytes).into(),
             samples.iter().map(|sample| sample.size).collect::<Vec<_>>().into(),
+            access(|access| Some(access.statements_read)).into(),
+            access(|access| Some(access.statements_written)).into(),
+            access(|access| Some(access.busy_ms)).into(),
+            access(|access| access.p50_ms).into(),
+            access(|access| access.p99_ms).into(),
         ],
     )
 }
@@ -219,6 +249,10 @@ pub fn forget_gone_shards() -> Result<u64> {
         "DELETE FROM repart.counters t
           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.shard)",
     )?;
+    spi::execute(
+        "DELETE FROM repart.access_counters t
+          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.shard)",
+    )?;
     let forecasts = spi::execute(
         "DELETE FROM repart.forecast_curves t
           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.shard)",
@@ -229,9 +263,11 @@ pub fn forget_gone_shards() -> Result<u64> {
 /// Forgets the counters of shards whose statistics will not be read for a while: a rate over that time would
 /// be none.
 pub fn forget_counters(shards: &[pg_sys::Oid]) -> Result<()> {
-    spi::run(
-        "DELETE FROM repart.counters WHERE shard = ANY ($1)",
-        &[shards.to_vec().into()],
-    )?;
+    for table in ["repart.counters", "repart.access_counters"] {
+        spi::run(
+            &format!("DELETE FROM {table} WHERE shard = ANY ($1)"),
+            &[shards.to_vec().into()],
+        )?;
+    }
     Ok(())
 }

@@ -4,18 +4,20 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 use repart_core::forecast::{self, Forecast};
-use repart_core::plan::input::{Curve, Shard, Table};
+use repart_core::plan::input::{CoAccess, Curve, Shard, Table};
 use repart_core::series::{Sample, Series};
 
 use crate::catalog::forecasts::{self, Curve as StoredCurve};
 use crate::catalog::lineage::{self, Link};
-use crate::catalog::shards::{self, Shard as Partition};
+use crate::catalog::shards::{self, Shard as Partition, ShardKey};
 use crate::catalog::{groups, journal, keys, tables};
 use crate::decide::group;
 use crate::decide::options::Options;
 use crate::error::{Error, Result};
+use crate::observe::heat;
 use crate::observe::history::{self, History, Metric};
 use crate::pg::relation;
+use crate::pg::sampler::read;
 use crate::pg::time::{self, SECOND};
 use crate::settings;
 
@@ -52,7 +54,7 @@ pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
     for (n, shard) in prepared.iter_mut().enumerate() {
         if may_be_divided(shard) {
             let (table, partition) = group::heaviest(&tables, n)?;
-            shard.buckets = keys::buckets(&shards::key(table)?, partition)?;
+            divide(shard, &shards::key(table)?, partition)?;
         }
     }
     let names = others
@@ -62,7 +64,7 @@ pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
         id: first.relation.to_u32(),
         name: relation::display_name(first.relation)?,
         shards: prepared,
-        co_access: Vec::new(),
+        co_access: used_together(&first.partitions),
         colocated: names.collect::<Result<_>>()?,
     })
 }
@@ -99,12 +101,38 @@ impl Forecasted {
     }
 }
 
+/// Finds out how the shard's load is distributed: by its keys that were used where enough of them are known, else by
+/// its rows.
+fn divide(shard: &mut Shard, key: &ShardKey, partition: &Partition) -> Result<()> {
+    let rows = keys::buckets(key, partition)?;
+    let heat = heat::of(key, partition, &rows)?;
+    shard.append = heat.as_ref().map_or(0.0, |heat| heat.append);
+    shard.buckets = heat.and_then(|heat| heat.for_plan(&rows)).unwrap_or(rows);
+    Ok(())
+}
+
 /// The shards of a table, without a DEFAULT partition, ascending.
 pub fn shards_of(relation: pg_sys::Oid) -> Result<Vec<Partition>> {
     Ok(shards::of(relation)?
         .into_iter()
         .filter(|shard| !shard.is_default)
         .collect())
+}
+
+/// The pairs of a table's shards that the same transactions use.
+fn used_together(partitions: &[Partition]) -> Vec<CoAccess> {
+    let is_own = |shard: pg_sys::Oid| partitions.iter().any(|partition| partition.oid == shard);
+    let mut pairs: Vec<CoAccess> = read::together()
+        .into_iter()
+        .filter(|pair| is_own(pair.one) && is_own(pair.other))
+        .map(|pair| CoAccess {
+            a: pair.one.to_u32().min(pair.other.to_u32()),
+            b: pair.one.to_u32().max(pair.other.to_u32()),
+            weight: (pair.rate - pair.error).max(0.0),
+        })
+        .collect();
+    pairs.sort_by_key(|pair| (pair.a, pair.b));
+    pairs
 }
 
 /// Forecasts a series of samples; `Ok(None)` for fewer than two of them. `ahead` is added to the horizon, µs.

@@ -59,6 +59,7 @@ fn read_one(
         writes: rate(object, "writes")?,
         bytes: rate(object, "bytes")?,
         size: None,
+        access: None,
     })
 }
 

@@ -2,9 +2,11 @@
 //!
 //! - [`sample`] reads PostgreSQL's statistics and makes rates of what they counted since the last time;
 //! - [`history`] puts a shard's own samples behind those of the shards that it was made of;
+//! - [`heat`] says where inside a shard the load falls, by what the access sampler has seen;
 //! - [`import`] reads load that something else has recorded;
 //! - [`purge`] forgets what is older than `repart.retention`.
 
+pub mod heat;
 pub mod history;
 pub mod import;
 mod sample;

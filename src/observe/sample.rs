@@ -1,10 +1,15 @@
 //! A sample of the load of every shard.
 
-use pgrx::pg_sys;
-use repart_core::series;
+use std::collections::HashMap;
 
-use crate::catalog::samples::{self, NewSample, Reading};
+use pgrx::pg_sys;
+use repart_core::{latency, series};
+
+use crate::catalog::access::{self, AccessCounters};
+use crate::catalog::samples::{self, AccessRates, NewSample, Reading};
 use crate::error::Result;
+use crate::pg::sampler::read::{self, Counted};
+use crate::pg::time;
 
 /// Samples every local shard of every managed table; returns how many were read.
 ///
@@ -12,26 +17,116 @@ use crate::error::Result;
 /// reset, the server crashed) the span becomes a gap. What repart's own copying reads is not counted: the
 /// mover switches `track_counts` off.
 ///
-/// Sessions report what they did at the end of a transaction, and at most once per second: a transaction
-/// that takes minutes appears as one peak at its end, and samples less than a second apart see nothing.
-/// What a forecast is made of is averaged over longer steps, so that this is not smoothed here.
+/// Rows and bytes are those that the access sampler has counted, where it has counted the whole span; else those of
+/// PostgreSQL's statistics. Sessions report these at the end of a transaction, and at most once per second: there, a
+/// transaction that takes minutes appears as one peak at its end, and samples less than a second apart see nothing.
+/// The sampler counts each statement when it ends. What a forecast is made of is averaged over longer steps, so that
+/// this is not smoothed here.
 pub fn sample() -> Result<usize> {
     let readings = samples::readings()?;
-    let new: Vec<NewSample> = readings.iter().filter_map(rates).collect();
+    let counted = counted(&readings);
+    let before = if counted.is_empty() {
+        HashMap::new()
+    } else {
+        access::stored()?
+    };
+    let new: Vec<NewSample> = readings
+        .iter()
+        .filter_map(|reading| {
+            let now = counted.iter().find(|(shard, _)| *shard == reading.shard);
+            let before = before.get(&reading.shard);
+            rates(reading, now.map(|(_, now)| now).zip(before))
+        })
+        .collect();
     samples::insert(&new)?;
     samples::store_counters(&readings)?;
+    access::store(&counted)?;
+    read::sweep();
     Ok(readings.len())
 }
 
-fn rates(reading: &Reading) -> Option<NewSample> {
-    let rates = series::rates(&reading.previous?, &reading.now, i64::from(pg_sys::BLCKSZ))?;
+/// What the access sampler has counted of these shards.
+fn counted(readings: &[Reading]) -> Vec<(pg_sys::Oid, AccessCounters)> {
+    let at: HashMap<pg_sys::Oid, i64> = readings
+        .iter()
+        .map(|reading| (reading.shard, reading.now.at))
+        .collect();
+    read::counted()
+        .into_iter()
+        .filter_map(|counted| {
+            let at = *at.get(&counted.shard)?;
+            Some((counted.shard, counters(&counted, at)))
+        })
+        .collect()
+}
+
+fn counters(counted: &Counted, at: i64) -> AccessCounters {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    AccessCounters {
+        at,
+        since: time::from_postgres(counted.since),
+        statements_read: number(counted.statements_read),
+        statements_written: number(counted.statements_written),
+        rows_read: number(counted.rows_read),
+        rows_written: number(counted.rows_written.iter().sum()),
+        bytes: number(counted.bytes_read.saturating_add(counted.bytes_written)),
+        busy: number(counted.busy),
+        latency: counted.latency.iter().copied().map(number).collect(),
+    }
+}
+
+fn rates(
+    reading: &Reading,
+    accesses: Option<(&AccessCounters, &AccessCounters)>,
+) -> Option<NewSample> {
+    let by_statistics = series::rates(&reading.previous?, &reading.now, i64::from(pg_sys::BLCKSZ));
+    let by_sampler = accesses.and_then(|(now, before)| access_rates(now, before));
+    let (seconds, reads, writes, bytes, access) = match (by_sampler, by_statistics) {
+        (Some((seconds, [reads, writes, bytes], access)), _) => {
+            (seconds, reads, writes, bytes, Some(access))
+        }
+        (None, Some(rates)) => (rates.seconds, rates.reads, rates.writes, rates.bytes, None),
+        (None, None) => return None,
+    };
     Some(NewSample {
         shard: reading.shard,
         at: reading.now.at,
-        seconds: rates.seconds,
-        reads: rates.reads,
-        writes: rates.writes,
-        bytes: rates.bytes,
+        seconds,
+        reads,
+        writes,
+        bytes,
         size: reading.size,
+        access,
     })
+}
+
+/// The seconds between two readings of the sampler, the rows read, rows written and bytes per second, and the rest;
+/// `None` if it did not count all the time in between.
+fn access_rates(
+    now: &AccessCounters,
+    before: &AccessCounters,
+) -> Option<(f64, [f64; 3], AccessRates)> {
+    let seconds = now.at.saturating_sub(before.at) as f64 / time::SECOND as f64;
+    if now.since != before.since || seconds <= 0.0 {
+        return None;
+    }
+    let rate = |value: fn(&AccessCounters) -> i64| {
+        value(now).saturating_sub(value(before)).max(0) as f64 / seconds
+    };
+    let unsigned =
+        |counts: &[i64]| -> Vec<u64> { counts.iter().map(|count| count.unsigned_abs()).collect() };
+    let times = latency::since(&unsigned(&now.latency), &unsigned(&before.latency));
+    let access = AccessRates {
+        statements_read: rate(|counters| counters.statements_read),
+        statements_written: rate(|counters| counters.statements_written),
+        busy_ms: rate(|counters| counters.busy) / 1000.0,
+        p50_ms: latency::quantile(&times, 0.5),
+        p99_ms: latency::quantile(&times, 0.99),
+    };
+    let rows = [
+        rate(|counters| counters.rows_read),
+        rate(|counters| counters.rows_written),
+        rate(|counters| counters.bytes),
+    ];
+    Some((seconds, rows, access))
 }

@@ -424,7 +424,7 @@ fn writing_kinds() -> Vec<Kind> {
                     "UPDATE orders SET counter = 1 WHERE id BETWEEN 790 AND 809 AND id % 3 = 1",
                 );
             },
-            [NONE, write(7, 0, 4, 0), write(7, 0, 3, 0)],
+            [NONE, write(7, 0, 4, 0), write(8, 0, 3, 0)],
         ),
         kind(
             "UPDATE that moves a row to another shard",

@@ -4,6 +4,7 @@
 //! more than equality. A boundary is the inclusive lower edge of the bucket above it, as in
 //! `FOR VALUES FROM (edge)`.
 
+pub mod access;
 mod divide;
 
 pub use divide::split_points;

@@ -35,6 +35,7 @@ pub mod read;
 mod reservoir;
 mod sampling;
 mod statistics;
+pub mod text;
 mod transaction;
 mod walk;
 

@@ -7,6 +7,8 @@ use pgrx::pg_sys;
 use super::memory::{Memory, Slot, memory};
 use super::{directory, memory as layout, pairs, sampling};
 
+pub use super::memory::KEPT_KEYS;
+
 /// A slot that nobody has used for so long is free once its relation is gone, µs.
 const GONE_FOR: i64 = 10_000_000;
 

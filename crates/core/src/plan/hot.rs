@@ -11,6 +11,14 @@ use crate::heat::{self, Segment};
 /// A shard is not split when one key has this share of its load and is too hot by itself.
 const POPULAR: f64 = 0.5;
 
+/// A shard is not split for its load where keys are appended in this order, and this share of the load is at the
+/// end at which they are: the new shards would be as the old one, one idle and one hot.
+const APPENDED: f64 = 0.8;
+const AT_THE_END: f64 = 0.5;
+
+/// How much of a shard, by its rows, counts as its end.
+const END: f64 = 0.1;
+
 /// The confidence in a load that is there but has no usable forecast.
 const REACTIVE_CONFIDENCE: f64 = 0.3;
 
@@ -100,9 +108,9 @@ pub(super) fn proposal(model: &Model, table: usize, shard: usize) -> Option<Prop
         of_shard.upper.as_deref(),
         &of_shard.buckets,
     );
-    if let Some((rule, why)) =
-        blocked(model, table, shard).or_else(|| indivisible(&need, view, &segments))
-    {
+    if let Some((rule, why)) = blocked(model, table, shard).or_else(|| {
+        indivisible(&need, view, &segments).or_else(|| appended(&need, of_shard.append, &segments))
+    }) {
         refuse(rule, but(why));
     } else {
         match split(model, table, shard, &need, &segments) {
@@ -199,6 +207,36 @@ fn indivisible(need: &Need, view: &View, segments: &[Segment]) -> Option<Refusal
         Reason::SingleKeyHot,
         format!("one key carries {share} of it and no boundary can divide a key"),
     ))
+}
+
+/// Why a boundary would not help against load that moves on as keys are appended.
+fn appended(need: &Need, append: f64, segments: &[Segment]) -> Option<Refusal> {
+    if need.reason == Reason::TooLarge || append.abs() < APPENDED {
+        return None;
+    }
+    let (mut rows, mut load) = (0.0, 0.0);
+    let mut from_the_end: Vec<&Segment> = segments.iter().collect();
+    if append > 0.0 {
+        from_the_end.reverse();
+    }
+    for segment in from_the_end {
+        // The first one counts however large it is.
+        if rows > 0.0 && rows + segment.rows_share > END {
+            break;
+        }
+        rows += segment.rows_share;
+        load += segment.share;
+    }
+    let end = if append > 0.0 { "highest" } else { "lowest" };
+    (load >= AT_THE_END).then(|| {
+        let share = explain::percent(load);
+        (
+            Reason::AppendHot,
+            format!(
+                "{share} of it falls on the {end} keys, to which new ones are added in order: a split would leave it all in one shard"
+            ),
+        )
+    })
 }
 
 /// The evenest split into as many parts as are needed.

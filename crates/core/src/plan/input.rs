@@ -75,6 +75,9 @@ pub struct Shard {
     /// Equi-depth sub-ranges, ascending. Empty = the distribution of keys is not known.
     #[serde(default)]
     pub buckets: Vec<Bucket>,
+    /// Whether its rows are written in the order of their keys: 1 ascending, -1 descending, 0 without order.
+    #[serde(default)]
+    pub append: f64,
     /// The forecast of the load; `None` = no history yet.
     #[serde(default)]
     pub forecast: Option<Curve>,

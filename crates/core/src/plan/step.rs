@@ -72,6 +72,8 @@ pub enum Reason {
     ChurnBudget,
     /// One key carries the load; no boundary can divide it.
     SingleKeyHot,
+    /// The load follows the keys that are appended; a boundary would leave all of it on one side.
+    AppendHot,
     /// The forecast is not good enough to act upon, and the load is below the limit now.
     LowConfidence,
     /// There is no forecast yet.
@@ -105,6 +107,7 @@ impl Reason {
             Reason::Dwell => "DWELL",
             Reason::ChurnBudget => "CHURN_BUDGET",
             Reason::SingleKeyHot => "SINGLE_KEY_HOT",
+            Reason::AppendHot => "APPEND_HOT",
             Reason::LowConfidence => "LOW_CONFIDENCE",
             Reason::NoHistory => "NO_HISTORY",
             Reason::UnknownKeys => "UNKNOWN_KEYS",

@@ -211,6 +211,33 @@ fn a_single_hot_key_is_reported_and_not_split() {
 }
 
 #[test]
+fn a_hot_end_to_which_keys_are_appended_is_reported_and_not_split() {
+    let mut hot = shard(0, constant(1500.0));
+    hot.buckets = buckets(0, &[0.05, 0.05, 0.05, 0.05, 0.8]);
+    for bucket in &mut hot.buckets {
+        bucket.rows_share = 0.2;
+    }
+    hot.append = 0.95;
+    let appended = plan(&snapshot(vec![hot.clone()]));
+    let row = only(&appended);
+    assert_eq!((row.action, row.reason), (Action::None, Reason::AppendHot));
+    assert!(
+        row.why.contains("80 % of it falls on the highest keys"),
+        "{}",
+        row.why
+    );
+
+    hot.append = 0.1;
+    assert_eq!(
+        only(&plan(&snapshot(vec![hot.clone()]))).action,
+        Action::Split
+    );
+    hot.append = -0.95;
+    let elsewhere = plan(&snapshot(vec![hot]));
+    assert_eq!(only(&elsewhere).action, Action::Split);
+}
+
+#[test]
 fn unknown_keys_are_reported_with_the_remedy() {
     let mut hot = shard(0, constant(900.0));
     hot.buckets.clear();

@@ -1,0 +1,129 @@
+//! Where inside a shard the load falls, by the keys that the access sampler has seen.
+
+use repart_core::heat::access::{self, Access};
+use repart_core::heat::{Bucket, access::HeatBucket};
+
+use crate::catalog::heat::{self, Next};
+use crate::catalog::shards::{Shard, ShardKey};
+use crate::error::Result;
+use crate::pg::sampler::read::{self, SampledKey};
+use crate::pg::sampler::text;
+use crate::pg::{guc, relation, role};
+
+/// Buckets of a shard, and of a hot one, of which more keys are kept.
+const BUCKETS: usize = 16;
+const BUCKETS_HOT: usize = 64;
+
+/// More samples than these has only a hot shard.
+const NOT_HOT: usize = 2 * read::KEPT_KEYS;
+
+/// Where the load of one shard falls.
+pub struct Heat {
+    accesses: Vec<Access>,
+    /// Sampled keys that it was made of.
+    pub samples: usize,
+    /// Rows read per second, of late.
+    pub reads: f64,
+    /// Rows written per second, of late.
+    pub writes: f64,
+    /// Whether rows are written in the order of their keys; see [`access::direction`].
+    pub append: f64,
+}
+
+impl Heat {
+    /// The key that is used most, and its share of the load.
+    pub fn popular(&self) -> Option<(&str, f64)> {
+        access::popular(&self.accesses)
+    }
+
+    /// The buckets, by load alone: 16, of a hot shard 64.
+    pub fn buckets(&self) -> Vec<HeatBucket> {
+        let target = if self.samples > NOT_HOT {
+            BUCKETS_HOT
+        } else {
+            BUCKETS
+        };
+        access::buckets(&[], &self.accesses, target)
+    }
+
+    /// The buckets for a plan, with edges by load and by rows; `rows` are those that [`of`] was given. `None` if
+    /// there are too few samples to say more than the rows do.
+    pub fn for_plan(&self, rows: &[Bucket]) -> Option<Vec<Bucket>> {
+        (self.samples >= access::ENOUGH)
+            .then(|| access::for_plan(rows, &self.accesses, BUCKETS_HOT))
+    }
+}
+
+/// Where the load of a shard falls; `None` if nothing is known of it. `rows` are buckets of its rows, or none.
+pub fn of(key: &ShardKey, shard: &Shard, rows: &[Bucket]) -> Result<Option<Heat>> {
+    let sampled: Vec<SampledKey> = read::keys(shard.oid)
+        .into_iter()
+        .filter(|sampled| sampled.type_oid == key.type_oid.to_u32())
+        .collect();
+    if sampled.is_empty() {
+        return Ok(None);
+    }
+    let texts = texts(shard, &sampled)?;
+    let edges: Vec<String> = rows
+        .iter()
+        .filter_map(|bucket| bucket.upper.clone())
+        .collect();
+    let order = heat::order(key, shard, &texts, &edges)?;
+    Ok(Some(combine(&sampled, &texts, &order)))
+}
+
+/// The keys as text. Runs the type's output function, and so as the shard's owner.
+fn texts(shard: &Shard, sampled: &[SampledKey]) -> Result<Vec<String>> {
+    role::as_owner(relation::owner(shard.oid)?, || {
+        guc::with_transmission_modes(|| {
+            Ok(sampled
+                .iter()
+                .map(|sampled| text::of(sampled.type_oid, &sampled.bytes))
+                .collect())
+        })
+    })
+}
+
+fn combine(sampled: &[SampledKey], texts: &[String], order: &[Next]) -> Heat {
+    let mut accesses: Vec<Access> = Vec::new();
+    let mut position = 0;
+    // Of written keys: when each was sampled, and its place in the order.
+    let mut written: Vec<(u32, usize)> = Vec::new();
+    let mut samples = 0;
+    for next in order {
+        let Next::Key(number) = next else {
+            position += 1;
+            continue;
+        };
+        let (Some(one), Some(text)) = (sampled.get(*number), texts.get(*number)) else {
+            continue;
+        };
+        samples += 1;
+        if accesses.last().is_none_or(|last| last.key != *text) {
+            accesses.push(Access {
+                key: text.clone(),
+                position,
+                ..Access::default()
+            });
+        }
+        let rank = accesses.len();
+        if let Some(access) = accesses.last_mut() {
+            access.samples += 1;
+            if one.is_write {
+                access.writes += one.rate;
+                written.push((one.sequence, rank));
+            } else {
+                access.reads += one.rate;
+            }
+        }
+    }
+    written.sort_unstable();
+    let ranks: Vec<usize> = written.into_iter().map(|(_, rank)| rank).collect();
+    Heat {
+        samples,
+        reads: accesses.iter().map(|access| access.reads).sum(),
+        writes: accesses.iter().map(|access| access.writes).sum(),
+        append: access::direction(&ranks),
+        accesses,
+    }
+}
