@@ -86,44 +86,49 @@ fn texts(shard: &Shard, sampled: &[SampledKey]) -> Result<Vec<String>> {
 
 fn combine(sampled: &[SampledKey], texts: &[String], order: &[Next]) -> Heat {
     let mut accesses: Vec<Access> = Vec::new();
-    let mut position = 0;
+    let mut edges = 0;
     // Of written keys: when each was sampled, and its place in the order.
     let mut written: Vec<(u32, usize)> = Vec::new();
-    let mut samples = 0;
     for next in order {
-        let Next::Key(number) = next else {
-            position += 1;
-            continue;
-        };
-        let (Some(one), Some(text)) = (sampled.get(*number), texts.get(*number)) else {
-            continue;
-        };
-        samples += 1;
-        if accesses.last().is_none_or(|last| last.key != *text) {
-            accesses.push(Access {
-                key: text.clone(),
-                position,
-                ..Access::default()
-            });
-        }
-        let rank = accesses.len();
-        if let Some(access) = accesses.last_mut() {
-            access.samples += 1;
-            if one.is_write {
-                access.writes += one.rate;
-                written.push((one.sequence, rank));
-            } else {
-                access.reads += one.rate;
+        match next {
+            Next::Edge => edges += 1,
+            Next::Key(number) => {
+                let (Some(one), Some(text)) = (sampled.get(*number), texts.get(*number)) else {
+                    continue;
+                };
+                add(&mut accesses, text, edges, one);
+                if one.is_write {
+                    written.push((one.sequence, accesses.len()));
+                }
             }
         }
     }
     written.sort_unstable();
     let ranks: Vec<usize> = written.into_iter().map(|(_, rank)| rank).collect();
     Heat {
-        samples,
+        samples: accesses.iter().map(|access| access.samples).sum(),
         reads: accesses.iter().map(|access| access.reads).sum(),
         writes: accesses.iter().map(|access| access.writes).sum(),
         append: access::direction(&ranks),
         accesses,
+    }
+}
+
+/// Adds a sampled key to those before it in the order.
+fn add(accesses: &mut Vec<Access>, text: &str, position: usize, sampled: &SampledKey) {
+    if accesses.last().is_none_or(|last| last.key != text) {
+        accesses.push(Access {
+            key: text.to_owned(),
+            position,
+            ..Access::default()
+        });
+    }
+    if let Some(access) = accesses.last_mut() {
+        access.samples += 1;
+        if sampled.is_write {
+            access.writes += sampled.rate;
+        } else {
+            access.reads += sampled.rate;
+        }
     }
 }

@@ -58,7 +58,16 @@ pub fn query<T>(
     args: &[DatumWithOid],
     each: impl FnMut(&Row) -> Result<T>,
 ) -> Result<Vec<T>> {
+    // On a hot standby nothing can be changed, and `update` would ask for a transaction id.
+    if in_recovery() {
+        return select(sql, args, each);
+    }
     Spi::connect_mut(|client| collect(client.update(sql, None, args)?, each))
+}
+
+fn in_recovery() -> bool {
+    // SAFETY: reads shared state.
+    unsafe { pgrx::pg_sys::RecoveryInProgress() }
 }
 
 thread_local! {

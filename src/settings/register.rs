@@ -57,7 +57,12 @@ fn register_sampler() {
         c"Whether the access sampler counts how every shard is used.",
         c"Its memory is set by repart.max_shards as the server is started with.",
         &SAMPLER,
-        GucContext::Postmaster,
+        // Without preload it has no effect, and PostgreSQL admits no setting of that kind any more.
+        if crate::pg::preload::in_progress() {
+            GucContext::Postmaster
+        } else {
+            GucContext::Sighup
+        },
         GucFlags::default(),
     );
     int_sighup(

@@ -124,10 +124,8 @@ fn keys_that_are_read_and_written_are_distributed_as_the_client_chose_them() {
     assert!(reads <= allowed(512.0), "reads: {reads}");
     assert!(writes <= allowed(512.0), "writes: {writes}");
     let uniform: Vec<i64> = (0..KEYS).collect();
-    assert!(
-        distance(&uniform, &buckets, |bucket| bucket.reads) > 0.2,
-        "the measure can fail"
-    );
+    let other = distance(&uniform, &buckets, |bucket| bucket.writes);
+    assert!(other > 0.2, "the measure can fail: {other}");
 }
 
 #[test]
@@ -202,10 +200,10 @@ fn keys_of_other_types_are_kept_and_ordered_as_their_type_says() {
              SELECT repart_manage('{table}');
              INSERT INTO {table} SELECT {value} FROM generate_series(1, 400) n"
         ));
-        for n in 100..200 {
-            session.run(&format!(
-                "SELECT * FROM {table}, (SELECT {n} AS n) s WHERE k = {value}"
-            ));
+        let mut client = cluster.connect("postgres");
+        for n in (100..200).cycle().take(800) {
+            let sql = format!("SELECT * FROM {table}, (SELECT {n} AS n) s WHERE k = {value}");
+            client.batch_execute(&sql).unwrap();
         }
         let inside: f64 = session.query(
             &format!(
@@ -308,7 +306,7 @@ fn one_hot_key_and_appended_keys_are_recognised() {
     for number in 0..200i64 {
         let sql = format!("INSERT INTO orders VALUES ({}, '', 0)", 10_000 + number);
         client.batch_execute(&sql).unwrap();
-        let anywhere = (number * 7_919 % 1_999) * 3;
+        let anywhere = (chance.next() * 1_999.0) as i64 * 3;
         let sql = format!("INSERT INTO others VALUES ({anywhere}, '', 0) ON CONFLICT DO NOTHING");
         client.batch_execute(&sql).unwrap();
     }
@@ -390,10 +388,12 @@ fn a_shard_with_one_hot_key_or_a_hot_end_is_not_split() {
     }
     // Only the last ones still count.
     session.set("repart.sample_interval", "'100ms'");
-    std::thread::sleep(Duration::from_millis(300));
     for key in 0..1_500i64 {
         let sql = format!("INSERT INTO orders VALUES ({}, '', 0)", 20_000 + key);
         session.client().batch_execute(&sql).unwrap();
+        if key == 500 {
+            std::thread::sleep(Duration::from_secs(2));
+        }
     }
     session.run("ANALYZE orders1");
     let (action, reason, why, _) = plan(&mut session);

@@ -8,6 +8,7 @@ mod in_place;
 mod partman;
 mod pause;
 mod rebuild;
+mod sampler;
 mod watched;
 
 use crate::figure::Findings;
@@ -17,7 +18,7 @@ use crate::options::Options;
 pub type Benchmark = (&'static str, fn(&Options) -> Findings);
 
 /// All of them, in the order in which they are run.
-pub const ALL: [Benchmark; 7] = [
+pub const ALL: [Benchmark; 8] = [
     ("rebuild", rebuild::run),
     ("carve", carve::run),
     ("clients", clients::run),
@@ -25,6 +26,7 @@ pub const ALL: [Benchmark; 7] = [
     ("capture", capture::run),
     ("in_place", in_place::run),
     ("pause", pause::run),
+    ("sampler", sampler::run),
 ];
 
 /// How a number of rows is written.

@@ -9,8 +9,8 @@ use super::classify::{self, Answer};
 use super::directory;
 use super::memory::Memory;
 use super::process::{KNOWN_FOR, KeyColumn, Kind, Known, Process, Touch, process};
-use super::statistics;
 use super::walk::{self, Found};
+use super::{raw, statistics};
 use crate::settings;
 
 /// Whether a relation is a partition; only such can be shards.
@@ -38,13 +38,13 @@ pub unsafe fn note(memory: &Memory, query: *const pg_sys::QueryDesc) -> bool {
         if !(writes && changes_partitions(query) || reads_partitions(query)) {
             return false;
         }
-        let depth = pg_sys::GetCurrentTransactionNestLevel();
+        let depth = raw::nest_level();
         if !process.push(query, depth, writes, pg_sys::pgWalUsage.wal_bytes) {
             memory.header.untracked.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         let generation = memory.header.generation.load(Ordering::Acquire);
-        let now = pg_sys::GetCurrentStatementStartTimestamp();
+        let now = raw::statement_time();
         process.unknown.clear();
         let mut touches = process
             .frames
@@ -181,7 +181,7 @@ pub unsafe fn learn(memory: &Memory, shard: pg_sys::Oid) {
     unsafe {
         let oid = shard.to_u32();
         let generation = memory.header.generation.load(Ordering::Acquire);
-        let now = pg_sys::GetCurrentStatementStartTimestamp();
+        let now = raw::statement_time();
         let before = process().known.get(&oid).copied();
         if before.is_some_and(|known| is_current(memory, &known, oid, generation, now)) {
             return;
@@ -246,10 +246,7 @@ pub unsafe fn remember(memory: &Memory, query: *const pg_sys::QueryDesc) {
             frame.detailed = detailed;
         }
         if detailed {
-            memory
-                .header
-                .clock
-                .follow_setting(pg_sys::GetCurrentStatementStartTimestamp());
+            memory.header.clock.follow_setting(raw::statement_time());
         }
     }
 }

@@ -37,10 +37,9 @@ pub enum Answer {
 pub unsafe fn classify(relation: pg_sys::Oid) -> Answer {
     // SAFETY: look-ups in the catalogs; see the contract.
     unsafe {
-        if !pg_sys::get_rel_relispartition(relation) {
+        let Some(parent) = parent(relation) else {
             return Answer::No;
-        }
-        let parent = pg_guard_ffi_boundary(|| get_partition_parent(relation, true));
+        };
         match is_managed(parent) {
             None => Answer::NotNow,
             Some(false) => Answer::No,
@@ -51,17 +50,21 @@ pub unsafe fn classify(relation: pg_sys::Oid) -> Answer {
 
 /// Whether a table is in `repart.sharded_tables`; `None` while that is locked.
 unsafe fn is_managed(table: pg_sys::Oid) -> Option<bool> {
+    // SAFETY: inside a transaction, as the caller says.
+    unsafe { managed(Some(table)).map(|found| !found.is_empty()) }
+}
+
+/// The managed tables, or one of them; `None` while `repart.sharded_tables` is locked.
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn managed(table: Option<pg_sys::Oid>) -> Option<Vec<pg_sys::Oid>> {
     // SAFETY: a scan by the rules of genam.h; all that is opened is closed, or goes with the transaction's abort.
     // Column 1 is the table's OID and not null.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"repart".as_ptr(), true);
-        if schema == pg_sys::InvalidOid {
-            return Some(false);
-        }
-        let list = pg_sys::get_relname_relid(c"sharded_tables".as_ptr(), schema);
-        if list == pg_sys::InvalidOid {
-            return Some(false);
-        }
+        let Some(list) = list() else {
+            return Some(Vec::new());
+        };
         let lock = pg_sys::AccessShareLock as i32;
         if !pg_sys::ConditionalLockRelationOid(list, lock) {
             return None;
@@ -77,17 +80,56 @@ unsafe fn is_managed(table: pg_sys::Oid) -> Option<bool> {
             1,
             pg_sys::BTEqualStrategyNumber as u16,
             pg_sys::Oid::from(pg_sys::F_OIDEQ),
-            table.into(),
+            table.unwrap_or(pg_sys::InvalidOid).into(),
         );
+        let keys = i32::from(table.is_some());
         // What is committed at this moment, and what this transaction did itself. Without the index, which would
         // be one more lock to wait for.
         let snapshot = &raw mut pg_sys::SnapshotSelfData;
         let scan =
-            pg_sys::systable_beginscan(heap, pg_sys::InvalidOid, false, snapshot, 1, &mut key);
-        let found = !pg_sys::systable_getnext(scan).is_null();
+            pg_sys::systable_beginscan(heap, pg_sys::InvalidOid, false, snapshot, keys, &mut key);
+        let mut found = Vec::new();
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let value =
+                pgrx::htup::heap_getattr_raw(tuple, std::num::NonZeroUsize::MIN, (*heap).rd_att);
+            found.extend(value.map(|value| pg_sys::Oid::from(value.value() as u32)));
+        }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(heap, lock);
         Some(found)
+    }
+}
+
+/// `repart.sharded_tables`, if this database has it. (Where the extension is not installed, anybody may have made
+/// something of that name.)
+unsafe fn list() -> Option<pg_sys::Oid> {
+    // SAFETY: look-ups in the catalogs.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"repart".as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        let list = pg_sys::get_relname_relid(c"sharded_tables".as_ptr(), schema);
+        (list != pg_sys::InvalidOid
+            && pg_sys::get_rel_relkind(list) as u8 == pg_sys::RELKIND_RELATION
+            && pg_sys::get_atttype(list, 1) == pg_sys::REGCLASSOID)
+            .then_some(list)
+    }
+}
+
+/// The table that a relation is a partition of, if it is one.
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn parent(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: look-ups in the catalogs.
+    unsafe {
+        pg_sys::get_rel_relispartition(relation)
+            .then(|| pg_guard_ffi_boundary(|| get_partition_parent(relation, true)))
     }
 }
 

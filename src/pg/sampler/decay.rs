@@ -38,7 +38,7 @@ impl Clock {
             let at = self.at.load(Ordering::Relaxed);
             let half_life = self.half_life.load(Ordering::Relaxed);
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return reached + grown(now, at, half_life);
             }
         }
@@ -58,7 +58,7 @@ impl Clock {
             return;
         }
         let version = self.version.load(Ordering::Relaxed);
-        let taken = version % 2 == 0
+        let taken = version.is_multiple_of(2)
             && self
                 .version
                 .compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed)

@@ -11,7 +11,7 @@ use super::memory::{Memory, Slot};
 use super::pairs;
 use super::process::{Frame, Kind, Process, Scan, Share, Touch, process};
 use super::statistics;
-use super::{inserted, sampling, walk};
+use super::{inserted, raw, sampling, walk};
 
 /// Whether the statement has written to shards of which more must be known first.
 ///
@@ -30,7 +30,7 @@ pub unsafe fn must_look_up(memory: &Memory, query: *const pg_sys::QueryDesc) -> 
         }
         process.unknown.clear();
         let generation = memory.header.generation.load(Ordering::Acquire);
-        let now = pg_sys::GetCurrentStatementStartTimestamp();
+        let now = raw::statement_time();
         for (relation, _) in results(query) {
             let oid = (*relation).rd_id.to_u32();
             let known = process.known.get(&oid);
@@ -207,13 +207,9 @@ pub fn publish(memory: &Memory, process: &mut Process, frame: &Frame, wal: u64) 
     if frame.has_unplaced {
         memory.header.overflow.fetch_add(1, Ordering::Relaxed);
     }
-    // SAFETY: globals of this process.
-    let (now, in_worker) = unsafe {
-        (
-            pg_sys::GetCurrentStatementStartTimestamp(),
-            pg_sys::ParallelWorkerNumber >= 0,
-        )
-    };
+    let now = raw::statement_time();
+    // SAFETY: a global of this process.
+    let in_worker = unsafe { pg_sys::ParallelWorkerNumber } >= 0;
     let weight =
         |share: &Share| 1 + share.rows_read.max(0) as u64 + share.rows_written().max(0) as u64;
     let used = || process.shares.iter().filter(|share| share.is_use());
@@ -284,7 +280,8 @@ fn add_statement(slot: &Slot, share: &Share, micros: u64) {
 /// Counts what an interrupted statement has read; what it changed is undone.
 ///
 /// # Safety
-/// Called while its transaction or subtransaction is being rolled back: its relations are still open.
+/// Called while its transaction or subtransaction is being rolled back: its relations are still open, since these
+/// callbacks come before what the transaction holds is released.
 pub unsafe fn count_interrupted(memory: &Memory, process: &mut Process, depth: i32) {
     process.shares.clear();
     process.serial += 1;
@@ -295,8 +292,10 @@ pub unsafe fn count_interrupted(memory: &Memory, process: &mut Process, depth: i
         if frame.depth < depth {
             continue;
         }
-        let touches = std::mem::take(&mut frame.touches);
-        for touch in &touches {
+        let mut touches = std::mem::take(&mut frame.touches);
+        for touch in &mut touches {
+            // The executor's own state may be gone already.
+            touch.workers = std::ptr::null();
             // SAFETY: see the contract.
             unsafe { add_scan(process, touch, serial) };
         }

@@ -47,6 +47,10 @@ pub unsafe fn keys(relation: pg_sys::Relation, column: &KeyColumn, rows: u64) ->
 unsafe fn last_page(relation: pg_sys::Relation) -> Option<pg_sys::Buffer> {
     // SAFETY: see the caller.
     unsafe {
+        // Other access methods have pages of their own.
+        if (*(*relation).rd_rel).relam != pg_sys::HEAP_TABLE_AM_OID {
+            return None;
+        }
         let storage = (*relation).rd_smgr.as_ref()?;
         let block = storage.smgr_targblock;
         if block == pg_sys::InvalidBlockNumber {

@@ -9,13 +9,9 @@ use pgrx::varlena;
 
 use super::begin::is_partition;
 use super::process::{KeyColumn, Scan, process};
+use super::raw;
 use super::reservoir::{KEY_BYTES, Key};
 use super::walk;
-
-unsafe extern "C-unwind" {
-    // Without the guard that pgrx puts around it: an error passes through, as it would without us.
-    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attribute: std::ffi::c_int);
-}
 
 /// Keys that one scan of one statement gives at most, each for as many rows.
 const KEPT: usize = 8;
@@ -224,7 +220,7 @@ unsafe fn key_in(
             return None;
         }
         if (*slot).tts_nvalid < number {
-            slot_getsomeattrs_int(slot, i32::from(number));
+            raw::slot_getsomeattrs_int(slot, i32::from(number));
         }
         let position = usize::try_from(number - 1).ok()?;
         if *(*slot).tts_isnull.add(position) {

@@ -31,6 +31,7 @@ mod keys;
 mod memory;
 mod pairs;
 mod process;
+mod raw;
 pub mod read;
 mod reservoir;
 mod sampling;
@@ -46,25 +47,6 @@ use pgrx::pg_sys;
 
 use memory::memory;
 use process::process;
-
-unsafe extern "C-unwind" {
-    // Without the guards that pgrx puts around them: an error passes through our hooks, which hold nothing.
-    fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
-    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: std::ffi::c_int);
-    #[cfg(not(feature = "pg18"))]
-    fn standard_ExecutorRun(
-        query: *mut pg_sys::QueryDesc,
-        direction: pg_sys::ScanDirection::Type,
-        count: u64,
-        execute_once: bool,
-    );
-    #[cfg(feature = "pg18")]
-    fn standard_ExecutorRun(
-        query: *mut pg_sys::QueryDesc,
-        direction: pg_sys::ScanDirection::Type,
-        count: u64,
-    );
-}
 
 static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
@@ -117,7 +99,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     unsafe {
         match PREVIOUS_START {
             Some(previous) => previous(query, flags),
-            None => standard_ExecutorStart(query, flags),
+            None => raw::standard_ExecutorStart(query, flags),
         }
         if flags as u32 & pg_sys::EXEC_FLAG_EXPLAIN_ONLY != 0 || !pg_sys::pgstat_track_counts {
             return;
@@ -177,7 +159,7 @@ unsafe extern "C-unwind" fn executor_run(
         let followed = quietly(|| begin_run(query));
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count, execute_once),
-            None => standard_ExecutorRun(query, direction, count, execute_once),
+            None => raw::standard_ExecutorRun(query, direction, count, execute_once),
         }
         if followed {
             quietly(|| end_run(query));
@@ -196,7 +178,7 @@ unsafe extern "C-unwind" fn executor_run(
         let followed = quietly(|| begin_run(query));
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count),
-            None => standard_ExecutorRun(query, direction, count),
+            None => raw::standard_ExecutorRun(query, direction, count),
         }
         if followed {
             quietly(|| end_run(query));
@@ -219,7 +201,7 @@ unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
         }
         match PREVIOUS_END {
             Some(previous) => previous(query),
-            None => standard_ExecutorEnd(query),
+            None => raw::standard_ExecutorEnd(query),
         }
     }
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgrx::pg_sys;
 
 use super::memory::{Memory, Slot, memory};
-use super::{directory, memory as layout, pairs, sampling};
+use super::{classify, directory, memory as layout, pairs, sampling};
 
 pub use super::memory::KEPT_KEYS;
 
-/// A slot that nobody has used for so long is free once its relation is gone, µs.
+/// A slot that nobody has used for so long is free once its relation is no shard any more, µs.
 const GONE_FOR: i64 = 10_000_000;
 
 /// What was counted of one shard since `since`.
@@ -171,10 +171,8 @@ pub fn keys(shard: pg_sys::Oid) -> Vec<SampledKey> {
     let type_oid = slot.key_type.load(Ordering::Relaxed);
     let (mut reads, mut writes) = (slot.reads.kept(reached), slot.writes.kept(reached));
     if let Some(area) = sampling::area_of(memory, slot, place) {
-        // An area begins empty.
-        let better = |many: Vec<_>, few: Vec<_>| if many.len() >= few.len() { many } else { few };
-        reads = better(area.reads.kept(reached), reads);
-        writes = better(area.writes.kept(reached), writes);
+        reads = area.reads.kept(reached);
+        writes = area.writes.kept(reached);
     }
     let sampled = |is_write: bool| {
         move |kept: super::reservoir::Kept| SampledKey {
@@ -206,41 +204,49 @@ pub fn status() -> Option<Status> {
     })
 }
 
-/// Frees the slots of relations of this database, and of databases, that are gone. Returns how many.
-pub fn sweep() -> usize {
-    let Some(memory) = memory() else { return 0 };
+/// Frees the slots of relations of this database that are no shards any more, and of databases that are gone.
+pub fn sweep() {
+    let Some(memory) = memory() else { return };
     // SAFETY: look-ups in the catalogs, and the clock; inside a transaction.
-    let (database, now) = unsafe { (pg_sys::MyDatabaseId.to_u32(), pg_sys::GetCurrentTimestamp()) };
-    let exists = |cache: pg_sys::SysCacheIdentifier::Type, oid: u32| {
-        // SAFETY: as above.
-        unsafe {
-            let none = pg_sys::Datum::from(0usize);
-            pg_sys::SearchSysCacheExists(
-                cache as i32,
-                pg_sys::Oid::from(oid).into(),
-                none,
-                none,
-                none,
-            )
-        }
+    let (database, now, managed) = unsafe {
+        (
+            pg_sys::MyDatabaseId.to_u32(),
+            pg_sys::GetCurrentTimestamp(),
+            classify::managed(None),
+        )
     };
+    // While somebody changes what is managed, nothing is taken away.
+    let Some(managed) = managed else { return };
     let unused = |place: usize| {
         memory.slots.get(place).is_some_and(|slot| {
             // A shard that another transaction has made and not committed is not visible here, but it is used.
             now.saturating_sub(slot.used_at.load(Ordering::Relaxed)) > GONE_FOR
         })
     };
-    let gone = |name: u64| {
-        directory::owner(name).is_some_and(|(of_database, relation)| {
-            if of_database == database {
-                !exists(pg_sys::SysCacheIdentifier::RELOID, relation)
-            } else {
-                !exists(pg_sys::SysCacheIdentifier::DATABASEOID, of_database)
-            }
-        })
+    let is_shard = |relation: u32| {
+        // SAFETY: as above.
+        let parent = unsafe { classify::parent(pg_sys::Oid::from(relation)) };
+        parent.is_some_and(|parent| managed.contains(&parent))
     };
-    memory
-        .used()
-        .filter(|(place, name)| unused(*place) && gone(*name) && memory.leave(*place, *name))
-        .count()
+    for (place, name) in memory.used().filter(|(place, _)| unused(*place)) {
+        let gone = directory::owner(name).is_some_and(|(of_database, relation)| {
+            if of_database == database {
+                !is_shard(relation)
+            } else {
+                !database_exists(of_database)
+            }
+        });
+        if gone {
+            memory.leave(place, name);
+        }
+    }
+}
+
+fn database_exists(database: u32) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
+    let none = pg_sys::Datum::from(0usize);
+    // SAFETY: a look-up in a catalog; inside a transaction.
+    unsafe {
+        pg_sys::SearchSysCacheExists(cache, pg_sys::Oid::from(database).into(), none, none, none)
+    }
 }

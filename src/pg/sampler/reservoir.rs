@@ -112,45 +112,49 @@ impl<const N: usize> Reservoir<N> {
     /// Offers a key that stands for `weight` rows; `reached` is Λ now and `chance` is exponentially distributed
     /// with mean 1.
     pub fn offer(&self, key: &Key, weight: f64, reached: f64, chance: f32) {
-        let score = (weight.max(1.0).ln() + reached + f64::from(chance)).max(f64::MIN_POSITIVE);
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let score = weight.max(1.0).ln() + reached + f64::from(chance);
+        let offered = Content {
+            key: *key,
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            score: score.max(f64::MIN_POSITIVE).to_bits(),
+            chance,
+        };
+        if offered.score <= self.threshold.load(Ordering::Relaxed) {
+            return;
+        }
         let Some((entry, lowest)) = self.lowest() else {
             return;
         };
-        if score.to_bits() <= lowest {
-            self.threshold.fetch_max(score.to_bits(), Ordering::Relaxed);
-            return;
+        // What does not stay: the key itself, the one that it replaces, or, where another session writes that
+        // entry at this very moment, one sample less.
+        let dropped = if offered.score <= lowest {
+            offered.score
+        } else {
+            entry.write(&offered).unwrap_or(lowest)
+        };
+        self.threshold.fetch_max(dropped, Ordering::Relaxed);
+    }
+
+    /// Takes over what a smaller one has kept, into an empty one: what that did not keep stays below the threshold
+    /// here too, so that old and new keys are kept by the same measure.
+    pub fn adopt<const M: usize>(&self, smaller: &Reservoir<M>) {
+        let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        for (own, other) in self.entries.iter().zip(&smaller.entries) {
+            if let Some(content) = other.read() {
+                own.write(&content);
+            }
         }
-        let version = entry.version.load(Ordering::Relaxed);
-        let taken = version % 2 == 0
-            && entry
-                .version
-                .compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok();
-        if !taken {
-            // Another session writes it at this very moment: one sample less.
-            self.threshold.fetch_max(lowest, Ordering::Relaxed);
-            return;
-        }
-        fence(Ordering::Release);
-        let replaced = entry.score.swap(score.to_bits(), Ordering::Relaxed);
-        entry.sequence.store(sequence, Ordering::Relaxed);
-        entry.chance.store(chance.to_bits(), Ordering::Relaxed);
-        entry.length.store(u32::from(key.length), Ordering::Relaxed);
-        for (part, word) in entry.key.iter().zip(key.words()) {
-            part.store(word, Ordering::Relaxed);
-        }
-        entry
-            .version
-            .store(version.wrapping_add(2), Ordering::Release);
-        self.threshold.fetch_max(replaced, Ordering::Relaxed);
+        self.threshold
+            .store(get(&smaller.threshold), Ordering::Relaxed);
+        self.sequence
+            .store(smaller.sequence.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The entry that would be replaced, and the bits of its score. Entries that cannot be written are left out.
     fn lowest(&self) -> Option<(&Entry, u64)> {
         self.entries
             .iter()
-            .filter(|entry| entry.version.load(Ordering::Relaxed) % 2 == 0)
+            .filter(|entry| entry.version.load(Ordering::Relaxed).is_multiple_of(2))
             .map(|entry| (entry, entry.score.load(Ordering::Relaxed)))
             .min_by_key(|(_, score)| *score)
     }
@@ -163,37 +167,80 @@ impl<const N: usize> Reservoir<N> {
         };
         self.entries
             .iter()
-            .filter_map(|entry| entry.read())
-            .map(|(key, sequence, heat)| Kept {
-                key,
-                weight: (heat.max(threshold) - reached).exp(),
-                sequence,
+            .filter_map(Entry::read)
+            .map(|content| Kept {
+                key: content.key,
+                weight: (content.heat().max(threshold) - reached).exp(),
+                sequence: content.sequence,
             })
             .collect()
     }
 }
 
+/// What an entry holds.
+struct Content {
+    key: Key,
+    sequence: u32,
+    /// The bits of the score.
+    score: u64,
+    chance: f32,
+}
+
+impl Content {
+    /// ln of the weight plus Λ at its time.
+    fn heat(&self) -> f64 {
+        f64::from_bits(self.score) - f64::from(self.chance)
+    }
+}
+
 impl Entry {
-    /// The key, its place in the order, and ln of its weight plus Λ at its time.
-    fn read(&self) -> Option<(Key, u32, f64)> {
+    /// What it holds, if anything.
+    fn read(&self) -> Option<Content> {
         for _ in 0..4 {
             let before = self.version.load(Ordering::Acquire);
-            let score = self.score.load(Ordering::Relaxed);
-            let sequence = self.sequence.load(Ordering::Relaxed);
-            let chance = f32::from_bits(self.chance.load(Ordering::Relaxed));
-            let length = self.length.load(Ordering::Relaxed);
+            let get = |number: &AtomicU32| number.load(Ordering::Relaxed);
             let words = std::array::from_fn(|word| {
                 self.key
                     .get(word)
                     .map_or(0, |part| part.load(Ordering::Relaxed))
             });
+            let length = u8::try_from(get(&self.length)).unwrap_or(0);
+            let content = Content {
+                key: Key::from_words(words, length),
+                sequence: get(&self.sequence),
+                score: self.score.load(Ordering::Relaxed),
+                chance: f32::from_bits(get(&self.chance)),
+            };
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
-                let key = Key::from_words(words, u8::try_from(length).unwrap_or(0));
-                return (score != 0)
-                    .then(|| (key, sequence, f64::from_bits(score) - f64::from(chance)));
+            if before.is_multiple_of(2) && get(&self.version) == before {
+                return (content.score != 0).then_some(content);
             }
         }
         None
+    }
+
+    /// Replaces what it holds; the score that goes, or `None` if another session writes it.
+    fn write(&self, content: &Content) -> Option<u64> {
+        let version = self.version.load(Ordering::Relaxed);
+        let taken = version.is_multiple_of(2)
+            && self
+                .version
+                .compare_exchange(version, version + 1, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok();
+        if !taken {
+            return None;
+        }
+        fence(Ordering::Release);
+        let set = |to: &AtomicU32, number: u32| to.store(number, Ordering::Relaxed);
+        let replaced = self.score.swap(content.score, Ordering::Relaxed);
+        set(&self.sequence, content.sequence);
+        set(&self.chance, content.chance.to_bits());
+        set(&self.length, u32::from(content.key.length));
+        for (part, word) in self.key.iter().zip(content.key.words()) {
+            part.store(word, Ordering::Relaxed);
+        }
+        self.version
+            .store(version.wrapping_add(2), Ordering::Release);
+        Some(replaced)
     }
 }

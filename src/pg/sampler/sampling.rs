@@ -2,12 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use pgrx::pg_sys;
-
 use super::begin::name_of;
 use super::decay;
 use super::memory::{Area, Memory, Slot};
 use super::process::{Process, Share};
+use super::raw;
 use super::reservoir::Key;
 use crate::settings;
 
@@ -90,8 +89,7 @@ fn put_all(
         return;
     }
     set_type(memory, slot, place, type_oid);
-    // SAFETY: a variable of this process.
-    let now = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    let now = raw::statement_time();
     let reached = memory.header.clock.read(now);
     let area = area_of(memory, slot, place);
     // The statement stands for those whose keys were not looked at.
@@ -109,7 +107,7 @@ fn put_all(
         }
     }
     decay::add(&slot.sampled, keys.len() as f64, reached);
-    if area.is_none() && process.random() % 16 == 0 {
+    if area.is_none() && process.random().is_multiple_of(16) {
         try_to_get_area(memory, slot, place, reached);
     }
 }
@@ -165,6 +163,8 @@ fn try_to_get_area(memory: &Memory, slot: &Slot, place: usize, reached: f64) {
             .compare_exchange(owner, place as u64 + 1, Ordering::AcqRel, Ordering::Relaxed);
     if taken.is_ok() {
         area.clear();
-        slot.area.store(number as u32 + 1, Ordering::Relaxed);
+        area.reads.adopt(&slot.reads);
+        area.writes.adopt(&slot.writes);
+        slot.area.store(number as u32 + 1, Ordering::Release);
     }
 }

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use super::memory::memory;
 use super::pairs::{self, MAX_TOGETHER};
 use super::process::process;
-use super::{finish, quietly};
+use super::{finish, quietly, raw};
 
 /// Registers the callbacks; once per server.
 pub fn register() {
@@ -45,8 +45,8 @@ unsafe extern "C-unwind" fn at_subtransaction(
     _parent: pg_sys::SubTransactionId,
     _argument: *mut std::ffi::c_void,
 ) {
-    // SAFETY: reads a variable of this process; the subtransaction is still the current one.
-    let depth = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    // The subtransaction that ends is still the current one.
+    let depth = raw::nest_level();
     match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => quietly(|| interrupted(depth)),
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => quietly(|| hand_over(depth)),
@@ -106,7 +106,7 @@ fn end(committed: bool) {
         };
         match process.together.get(..count) {
             Some(shards) => {
-                let now = pg_sys::GetCurrentStatementStartTimestamp();
+                let now = raw::statement_time();
                 memory.header.clock.follow_setting(now);
                 pairs::note(memory, shards, memory.header.clock.read(now));
             }
