@@ -58,29 +58,55 @@ pub fn stored() -> Result<HashMap<pg_sys::Oid, AccessCounters>> {
 
 /// Remembers what was counted, to make rates of at the next sample.
 pub fn store(counted: &[(pg_sys::Oid, AccessCounters)]) -> Result<()> {
-    for (shard, counters) in counted {
-        spi::run(
-            "INSERT INTO repart.access_counters AS c
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-             ON CONFLICT (shard) DO UPDATE
-                SET at = excluded.at, since = excluded.since, statements_read = excluded.statements_read,
-                    statements_written = excluded.statements_written, rows_read = excluded.rows_read,
-                    rows_written = excluded.rows_written, bytes = excluded.bytes, busy = excluded.busy,
-                    latency = excluded.latency
-              WHERE c.at < excluded.at",
-            &[
-                (*shard).into(),
-                time::to_sql(counters.at).into(),
-                time::to_sql(counters.since).into(),
-                counters.statements_read.into(),
-                counters.statements_written.into(),
-                counters.rows_read.into(),
-                counters.rows_written.into(),
-                counters.bytes.into(),
-                counters.busy.into(),
-                counters.latency.clone().into(),
-            ],
-        )?;
+    if counted.is_empty() {
+        return Ok(());
     }
+    let column = |value: fn(&AccessCounters) -> i64| {
+        let values = counted.iter().map(|(_, counters)| value(counters));
+        values.collect::<Vec<i64>>()
+    };
+    let times = |value: fn(&AccessCounters) -> i64| {
+        let values = counted
+            .iter()
+            .map(|(_, counters)| time::to_sql(value(counters)));
+        values.collect::<Vec<TimestampWithTimeZone>>()
+    };
+    let shards: Vec<pg_sys::Oid> = counted.iter().map(|(shard, _)| *shard).collect();
+    let latencies: Vec<String> = counted
+        .iter()
+        .map(|(_, counters)| literal(&counters.latency))
+        .collect();
+    spi::run(
+        "INSERT INTO repart.access_counters AS c
+         SELECT u.shard, u.at, u.since, u.statements_read, u.statements_written, u.rows_read, u.rows_written,
+                u.bytes, u.busy, u.latency::int8[]
+           FROM unnest($1::oid[], $2::timestamptz[], $3::timestamptz[], $4::int8[], $5::int8[], $6::int8[],
+                       $7::int8[], $8::int8[], $9::int8[], $10::text[])
+                u (shard, at, since, statements_read, statements_written, rows_read, rows_written, bytes, busy, latency)
+         ON CONFLICT (shard) DO UPDATE
+            SET at = excluded.at, since = excluded.since, statements_read = excluded.statements_read,
+                statements_written = excluded.statements_written, rows_read = excluded.rows_read,
+                rows_written = excluded.rows_written, bytes = excluded.bytes, busy = excluded.busy,
+                latency = excluded.latency
+          WHERE c.at < excluded.at",
+        &[
+            shards.into(),
+            times(|counters| counters.at).into(),
+            times(|counters| counters.since).into(),
+            column(|counters| counters.statements_read).into(),
+            column(|counters| counters.statements_written).into(),
+            column(|counters| counters.rows_read).into(),
+            column(|counters| counters.rows_written).into(),
+            column(|counters| counters.bytes).into(),
+            column(|counters| counters.busy).into(),
+            latencies.into(),
+        ],
+    )?;
     Ok(())
+}
+
+/// An array as SQL writes it: unnest takes no arrays of arrays of rows.
+fn literal(numbers: &[i64]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
+    format!("{{{}}}", numbers.join(","))
 }

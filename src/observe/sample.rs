@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use pgrx::pg_sys;
-use repart_core::{latency, series};
+use repart_core::latency;
+use repart_core::series::{self, Counters, Rates};
 
 use crate::catalog::access::{self, AccessCounters};
 use crate::catalog::samples::{self, AccessRates, NewSample, Reading};
@@ -25,6 +26,10 @@ use crate::pg::time;
 pub fn sample() -> Result<usize> {
     let readings = samples::readings()?;
     let counted = counted(&readings);
+    let place: HashMap<pg_sys::Oid, &AccessCounters> = counted
+        .iter()
+        .map(|(shard, counters)| (*shard, counters))
+        .collect();
     let before = if counted.is_empty() {
         HashMap::new()
     } else {
@@ -33,9 +38,8 @@ pub fn sample() -> Result<usize> {
     let new: Vec<NewSample> = readings
         .iter()
         .filter_map(|reading| {
-            let now = counted.iter().find(|(shard, _)| *shard == reading.shard);
-            let before = before.get(&reading.shard);
-            rates(reading, now.map(|(_, now)| now).zip(before))
+            let now = place.get(&reading.shard).copied();
+            rates(reading, now.zip(before.get(&reading.shard)))
         })
         .collect();
     samples::insert(&new)?;
@@ -81,35 +85,35 @@ fn rates(
 ) -> Option<NewSample> {
     let by_statistics = series::rates(&reading.previous?, &reading.now, i64::from(pg_sys::BLCKSZ));
     let by_sampler = accesses.and_then(|(now, before)| access_rates(now, before));
-    let (seconds, reads, writes, bytes, access) = match (by_sampler, by_statistics) {
-        (Some((seconds, [reads, writes, bytes], access)), _) => {
-            (seconds, reads, writes, bytes, Some(access))
-        }
-        (None, Some(rates)) => (rates.seconds, rates.reads, rates.writes, rates.bytes, None),
-        (None, None) => return None,
+    let (rates, access) = match by_sampler {
+        Some((rates, access)) => (rates, Some(access)),
+        None => (by_statistics?, None),
     };
     Some(NewSample {
         shard: reading.shard,
         at: reading.now.at,
-        seconds,
-        reads,
-        writes,
-        bytes,
+        seconds: rates.seconds,
+        reads: rates.reads,
+        writes: rates.writes,
+        bytes: rates.bytes,
         size: reading.size,
         access,
     })
 }
 
-/// The seconds between two readings of the sampler, the rows read, rows written and bytes per second, and the rest;
-/// `None` if it did not count all the time in between.
-fn access_rates(
-    now: &AccessCounters,
-    before: &AccessCounters,
-) -> Option<(f64, [f64; 3], AccessRates)> {
-    let seconds = now.at.saturating_sub(before.at) as f64 / time::SECOND as f64;
-    if now.since != before.since || seconds <= 0.0 {
+/// The rates between two readings of the sampler; `None` if it did not count all the time in between.
+fn access_rates(now: &AccessCounters, before: &AccessCounters) -> Option<(Rates, AccessRates)> {
+    if now.since != before.since {
         return None;
     }
+    let counters = |access: &AccessCounters| Counters {
+        at: access.at,
+        reads: access.rows_read,
+        writes: access.rows_written,
+        blocks: access.bytes,
+    };
+    let rows = series::rates(&counters(before), &counters(now), 1)?;
+    let seconds = rows.seconds;
     let rate = |value: fn(&AccessCounters) -> i64| {
         value(now).saturating_sub(value(before)).max(0) as f64 / seconds
     };
@@ -123,10 +127,5 @@ fn access_rates(
         p50_ms: latency::quantile(&times, 0.5),
         p99_ms: latency::quantile(&times, 0.99),
     };
-    let rows = [
-        rate(|counters| counters.rows_read),
-        rate(|counters| counters.rows_written),
-        rate(|counters| counters.bytes),
-    ];
-    Some((seconds, rows, access))
+    Some((rows, access))
 }

@@ -20,7 +20,15 @@ SELECT repart_sample();
 SELECT shard, round(reads * seconds) AS read, round(writes * seconds) AS written, bytes > 0 AS bytes, size > 0 AS size
   FROM repart.load WHERE relation = 'observed'::regclass ORDER BY shard::text;
 
--- Statistics that were reset leave a gap, never a negative rate.
+-- Statistics that are reset are nothing to the access sampler. Without it they leave a gap, never a negative rate.
+SELECT pg_stat_reset_single_table_counters('observed_1'::regclass);
+SELECT repart_sample();
+SELECT count(*) FROM repart.samples WHERE shard = 'observed_1'::regclass;
+SELECT count(note) FROM observed WHERE id < 1000;
+SELECT pg_stat_force_next_flush();
+SELECT repart_sample();
+SELECT count(*) FROM repart.samples WHERE shard = 'observed_1'::regclass;
+DELETE FROM repart.access_counters;
 SELECT pg_stat_reset_single_table_counters('observed_1'::regclass);
 SELECT repart_sample();
 SELECT count(*) FROM repart.samples WHERE shard = 'observed_1'::regclass;
