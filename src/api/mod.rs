@@ -4,6 +4,7 @@ mod control;
 mod forecast;
 pub mod manage;
 mod migrate;
+pub mod nodes;
 mod observe;
 mod plan;
 pub mod regclass;

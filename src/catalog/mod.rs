@@ -10,6 +10,7 @@ pub mod journal;
 pub mod keys;
 pub mod lineage;
 pub mod migration;
+pub mod nodes;
 pub mod outcomes;
 pub mod plans;
 pub mod retained;

@@ -97,6 +97,13 @@ static CUTOVER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3_600_000);
 /// up to date costs a trigger call and a log entry per row written.
 static RETAIN_SOURCE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
+/// Five seconds: an order of magnitude above what a busy server on another continent needs, and short enough that a
+/// dead one is known as such before the next sample is due.
+static NODE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+
+/// Empty: over the first socket directory of this server, which Debian's peer authentication admits.
+static LOCAL_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
 /// For tests of crash recovery: the mover waits at the named point of a migration.
 static HOLD_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -227,6 +234,16 @@ pub fn max_shards() -> usize {
 /// `repart.dwell`.
 pub fn dwell() -> Duration {
     millis(&DWELL)
+}
+
+/// `repart.node_timeout`.
+pub fn node_timeout() -> Duration {
+    millis(&NODE_TIMEOUT)
+}
+
+/// `repart.local_conninfo`; empty means over the unix socket.
+pub fn local_conninfo() -> String {
+    text(&LOCAL_CONNINFO)
 }
 
 /// `repart.hold_at`, for tests of crash recovery; empty means nowhere.
