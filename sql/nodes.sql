@@ -46,3 +46,24 @@ CREATE TABLE repart.node_samples (
 );
 COMMENT ON TABLE repart.node_samples IS 'observed load of each node over the seconds before "at": cpu and stalls as shares of 1, bytes and transactions per second, lag of a replica in seconds; kept for repart.retention';
 CREATE INDEX node_samples_at_idx ON repart.node_samples (at);
+
+-- Begins the name of every transaction that is prepared on a node, so that coordinators that share one leave those of
+-- each other alone. Not dumped: a restored database is another coordinator.
+CREATE TABLE repart.coordinator (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    id     uuid    NOT NULL DEFAULT pg_catalog.gen_random_uuid()
+);
+COMMENT ON TABLE repart.coordinator IS 'who this database is to its nodes';
+INSERT INTO repart.coordinator DEFAULT VALUES;
+
+-- The decisions on transactions that were prepared on nodes: each a row until the node has carried it out. One that is
+-- prepared and has no row here, and nobody at work, is rolled back.
+CREATE TABLE repart.two_phase (
+    gid        text        PRIMARY KEY,
+    node       name        NOT NULL,
+    decision   text        NOT NULL CHECK (decision IN ('commit', 'rollback')),
+    purpose    text        NOT NULL,
+    decided_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    error      text
+);
+COMMENT ON TABLE repart.two_phase IS 'decisions on prepared transactions that nodes have still to carry out';

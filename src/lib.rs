@@ -41,6 +41,7 @@ extension_sql_file!(
     name = "grants_nodes",
     requires = [
         "views_nodes",
+        api::nodes::repart_run_on_nodes,
         api::nodes::repart_add_node,
         api::nodes::repart_remove_node,
         api::nodes::repart_drain_node,

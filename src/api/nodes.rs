@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use crate::api::regclass;
 use crate::catalog::nodes::Node;
 use crate::error::{Error, Result, SqlResult};
-use crate::nodes::{registry, usage};
+use crate::nodes::{registry, two_phase, usage};
 use crate::pg::name::Name;
 use crate::pg::{role, spi};
 
@@ -47,6 +47,23 @@ fn repart_drain_node(server: Option<Name>) -> SqlResult<i64> {
     regclass::require_superuser("repart_drain_node()")?;
     let name = required(server.as_ref())?;
     Ok(role::as_superuser(|| registry::drain(&name))?)
+}
+
+/// Runs a command on nodes, on all of them or on none, together with the calling transaction; returns on how many.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_run_on_nodes(
+    command: Option<&str>,
+    nodes: default!(Option<Vec<Option<String>>>, "NULL"),
+) -> SqlResult<i32> {
+    regclass::require_superuser("repart_run_on_nodes()")?;
+    let command = command.ok_or(Error::NullArgument("command"))?;
+    let names = nodes
+        .map(|names| names.into_iter().collect::<Option<Vec<String>>>())
+        .map(|names| names.ok_or(Error::NullArgument("nodes")))
+        .transpose()?;
+    let count = role::as_superuser(|| two_phase::run(command, names.as_deref()))?;
+    Ok(i32::try_from(count).unwrap_or(i32::MAX))
 }
 
 fn required(server: Option<&Name>) -> Result<String> {

@@ -18,3 +18,4 @@ pub mod retention;
 pub mod samples;
 pub mod shards;
 pub mod tables;
+pub mod two_phase;

@@ -67,6 +67,13 @@ pub fn hold(name: &str) -> Result<Node> {
     found.into_iter().next().ok_or_else(|| missing(name))
 }
 
+/// A node that must be there; nobody removes it until this transaction ends.
+pub fn share(name: &str) -> Result<Node> {
+    let sql = format!("SELECT {COLUMNS} WHERE node = $1::name FOR SHARE");
+    let found = spi::query(&sql, &[name.into()], read)?;
+    found.into_iter().next().ok_or_else(|| missing(name))
+}
+
 fn missing(name: &str) -> Error {
     Error::Missing {
         what: format!("node \"{name}\" does not exist"),

@@ -5,6 +5,7 @@
 //! - [`facts`] is what a server says of itself, here and there in the same words;
 //! - [`check`] compares the two before a server becomes a node;
 //! - [`registry`] adds, removes and drains;
+//! - [`two_phase`] changes several nodes at once, or none;
 //! - [`usage`] reads what the machine of this server is doing;
 //! - [`watch`] asks all nodes for that, again and again, without one waiting for another.
 
@@ -12,5 +13,6 @@ mod check;
 mod connect;
 mod facts;
 pub mod registry;
+pub mod two_phase;
 pub mod usage;
 pub mod watch;

@@ -2,10 +2,11 @@
 
 use pgrx::notice;
 
-use crate::catalog::journal;
 use crate::catalog::nodes::{self, LOCAL, Node};
+use crate::catalog::{journal, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::check;
+use crate::nodes::two_phase::prepared_on;
 use crate::pg::{on_commit, spi};
 
 /// Makes a foreign server a node, or a replica of one, and says what will not work. One that is a node already is
@@ -90,7 +91,7 @@ fn require_same_role(node: &Node, known: &Node) -> Result<()> {
 /// Forgets a node. The foreign server stays.
 pub fn remove(name: &str) -> Result<()> {
     require_not_local(name)?;
-    nodes::hold(name)?;
+    let node = nodes::hold(name)?;
     let shards = nodes::shards(name)?.len();
     if shards > 0 {
         return Err(in_use(
@@ -113,10 +114,42 @@ pub fn remove(name: &str) -> Result<()> {
             ),
         ));
     }
+    if node.replica_of.is_none() {
+        require_nothing_prepared(&node)?;
+    }
     nodes::delete(name)?;
     journal::event("notice", None, &format!("node \"{name}\" was removed"))?;
     on_commit::wake_workers();
     Ok(())
+}
+
+/// Nobody would look for what is left prepared on a node that is none any more. One that is away can be removed all the
+/// same, unless something was decided that it has not carried out.
+fn require_nothing_prepared(node: &Node) -> Result<()> {
+    let name = &node.name;
+    let open = two_phase::open_on(name)?;
+    let refuse = |gids: &[String]| {
+        let hint = "Wait until they are finished: see SELECT * FROM repart.in_doubt.";
+        Err(in_use(
+            name,
+            &format!("has prepared transactions ({})", gids.join(", ")),
+            hint,
+        ))
+    };
+    if !open.is_empty() {
+        return refuse(&open);
+    }
+    match prepared_on(node) {
+        Ok(gids) if gids.is_empty() => Ok(()),
+        Ok(gids) => refuse(&gids),
+        Err(error) => {
+            let prefix = two_phase::prefix()?;
+            notice!(
+                "{error}; if it comes back, roll back there what is listed by SELECT gid FROM pg_prepared_xacts WHERE starts_with(gid, '{prefix}')"
+            );
+            Ok(())
+        }
+    }
 }
 
 fn in_use(name: &str, why: &str, hint: &str) -> Error {

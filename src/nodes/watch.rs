@@ -3,7 +3,7 @@
 //! Nodes that answered the last time are asked first, together, and their answers stored before any other is tried
 //! again: one that is away costs the others nothing, and one that goes away costs them one `repart.node_timeout`, once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -13,9 +13,10 @@ use crate::catalog::nodes::{self, LOCAL, Node, NodeSample};
 use crate::error::{Error, Result};
 use crate::nodes::connect;
 use crate::nodes::facts::{FACTS, Facts};
+use crate::nodes::two_phase;
 use crate::pg::libpq::{self, Connection, Conninfo};
 use crate::pg::{spi, time, txn};
-use crate::settings;
+use crate::settings::{self, Mode};
 
 /// Counters of a server at one time; see `usage::Usage` for those of its machine.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -141,15 +142,21 @@ struct Watched {
     previous: Option<Reading>,
 }
 
-/// All nodes that are watched, by name.
+/// All nodes of this database.
 #[derive(Default)]
-pub struct Watch(BTreeMap<String, Watched>);
+pub struct Watch {
+    /// Those that answer, by name.
+    known: BTreeMap<String, Watched>,
+    /// Those that did not when they were last asked.
+    away: BTreeSet<String>,
+}
 
 impl Watch {
-    /// Asks all nodes, and stores their answers; outside of a transaction.
-    pub fn round(&mut self) -> Result<()> {
+    /// Looks after all nodes: finishes what is prepared on them and decided; where `due`, asks them what they are doing;
+    /// with `retry`, also tries those that were away. Outside of a transaction.
+    pub fn round(&mut self, due: bool, retry: bool) -> Result<()> {
         let listed = txn::run(nodes::all)?;
-        let mut known = std::mem::take(&mut self.0);
+        let mut known = std::mem::take(&mut self.known);
         let (mut healthy, mut others) = (Vec::new(), Vec::new());
         for node in &listed {
             let conninfo = match txn::run(|| connect::conninfo(node)) {
@@ -164,8 +171,32 @@ impl Watch {
                 _ => others.push((node.clone(), conninfo)),
             }
         }
-        self.ask(healthy)?;
-        self.ask(begin(others)?)
+        self.look_after(healthy, due)?;
+        others.retain(|(node, _)| retry || !self.is_away(node));
+        self.away
+            .extend(others.iter().map(|(node, _)| node.name.clone()));
+        self.look_after(begin(others)?, due)
+    }
+
+    /// Whether a node was tried before, in vain.
+    fn is_away(&self, node: &Node) -> bool {
+        self.away.contains(&node.name)
+    }
+
+    fn look_after(&mut self, nodes: Vec<Watched>, due: bool) -> Result<()> {
+        let nodes = resolve(nodes)?;
+        if due && settings::mode() != Mode::Off {
+            return self.ask(nodes);
+        }
+        for watched in nodes {
+            self.keep(watched);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, watched: Watched) {
+        self.away.remove(&watched.node.name);
+        self.known.insert(watched.node.name.clone(), watched);
     }
 
     /// Asks nodes that are connected to, and keeps those that answer.
@@ -178,9 +209,7 @@ impl Watch {
         converse(&mut nodes)?;
         for mut watched in nodes {
             match watched.take_reading() {
-                Ok(()) => {
-                    self.0.insert(watched.node.name.clone(), watched);
-                }
+                Ok(()) => self.keep(watched),
                 Err(error) => note_failure(&watched.node, &error)?,
             }
         }
@@ -216,6 +245,26 @@ fn begin(nodes: Vec<(Node, Conninfo)>) -> Result<Vec<Watched>> {
         }
     }
     Ok(connected)
+}
+
+/// Finishes what is prepared on nodes and decided; returns those that could be asked.
+fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
+    let mut reached: Vec<two_phase::Reached> = nodes
+        .iter_mut()
+        .map(|watched| two_phase::Reached {
+            node: &watched.node.name,
+            connection: &mut watched.connection,
+        })
+        .collect();
+    let failed = two_phase::resolve(&mut reached)?;
+    let mut answering = Vec::new();
+    for (n, watched) in nodes.into_iter().enumerate() {
+        match failed.iter().find(|(failed, _)| *failed == n) {
+            Some((_, error)) => note_failure(&watched.node, error)?,
+            None => answering.push(watched),
+        }
+    }
+    Ok(answering)
 }
 
 fn converse(nodes: &mut [Watched]) -> Result<()> {

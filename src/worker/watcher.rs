@@ -4,17 +4,21 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use crate::catalog::{extension, nodes};
+use crate::catalog::{extension, nodes, two_phase};
 use crate::error::Result;
 use crate::nodes::watch::Watch;
 use crate::pg::{background, guc, shared, txn};
-use crate::settings::{self, Mode};
+use crate::settings;
 
 /// One that has not begun, or ended by an error, is not started again sooner than this, in µs.
 const RESTART_AFTER: i64 = 5_000_000;
 
-/// The longest time between two looks at the list of nodes; usually a commit wakes the watcher.
-const LOOK: Duration = Duration::from_secs(1);
+/// The longest time between two looks at the nodes; usually a commit wakes the watcher. What nobody wakes it for is a
+/// transaction that a node prepared after everybody had given it up.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// As above, while decisions wait to be carried out.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts the watcher of this database, if there are nodes and none runs.
 pub fn ensure() -> Result<()> {
@@ -92,27 +96,47 @@ fn take_place(database: pg_sys::Oid) -> bool {
 fn watch_nodes() {
     let mut watch = Watch::default();
     let mut measured: Option<Instant> = None;
+    let mut retried: Option<Instant> = None;
     let mut logged = String::new();
     loop {
-        let outcome = txn::run(|| Ok(extension::is_installed()? && !nodes::all()?.is_empty()));
-        match outcome {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => note(&mut logged, &error.to_string()),
-        }
         let interval = settings::sample_interval();
-        if settings::mode() != Mode::Off && measured.is_none_or(|at| at.elapsed() >= interval) {
-            measured = Some(Instant::now());
-            background::report_active("asking nodes");
-            match watch.round() {
-                Ok(()) => logged.clear(),
-                Err(error) => note(&mut logged, &error.to_string()),
+        let due = is_due(&mut measured, interval);
+        let retry = is_due(&mut retried, interval.min(LOOK));
+        background::report_active("looking after nodes");
+        let pause = match look(&mut watch, due, retry) {
+            Ok(None) => return,
+            Ok(Some(pause)) => {
+                logged.clear();
+                pause
             }
-        }
+            Err(error) => {
+                note(&mut logged, &error.to_string());
+                LOOK_AGAIN
+            }
+        };
         background::report_idle("waiting");
-        let left = measured.map_or(LOOK, |at| interval.saturating_sub(at.elapsed()));
-        background::wait(LOOK.min(left).max(Duration::from_millis(1)));
+        let left = measured.map_or(pause, |at| interval.saturating_sub(at.elapsed()));
+        background::wait(pause.min(left).max(Duration::from_millis(1)));
     }
+}
+
+/// Whether something is to be done again; it is, then.
+fn is_due(last: &mut Option<Instant>, interval: Duration) -> bool {
+    let due = last.is_none_or(|at| at.elapsed() >= interval);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}
+
+/// One look; how soon to look again. `None` once there are no nodes.
+fn look(watch: &mut Watch, due: bool, retry: bool) -> Result<Option<Duration>> {
+    if !txn::run(|| Ok(extension::is_installed()? && !nodes::all()?.is_empty()))? {
+        return Ok(None);
+    }
+    watch.round(due, retry)?;
+    let is_open = !txn::run(two_phase::open)?.is_empty();
+    Ok(Some(if is_open { LOOK_AGAIN } else { LOOK }))
 }
 
 /// An error that stays is logged once.

@@ -13,7 +13,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
 use pgrx::pg_sys;
-use pq_sys::{ConnStatusType, PGconn};
+use pq_sys::{ConnStatusType, PGTransactionStatusType, PGconn};
 
 pub use converse::converse;
 pub use result::Answer;
@@ -218,6 +218,12 @@ impl Connection {
     /// Whether the server has been lost, or was never reached.
     pub fn is_broken(&self) -> bool {
         self.stage == Stage::Broken
+    }
+
+    /// Whether a transaction is open there, and was not aborted.
+    pub fn in_transaction(&self) -> bool {
+        // SAFETY: asks for what libpq knows of the connection.
+        unsafe { pq_sys::PQtransactionStatus(self.raw) == PGTransactionStatusType::PQTRANS_INTRANS }
     }
 
     /// Whether there is nothing to wait for.

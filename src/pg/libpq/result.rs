@@ -18,6 +18,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// A column of a row; both count from 0. `None` where it is NULL, missing, or of another form.
     pub fn get<T: FromStr>(&self, row: usize, column: usize) -> Option<T> {
         self.rows.get(row)?.get(column)?.as_deref()?.parse().ok()
