@@ -26,6 +26,13 @@ pub struct Node {
     pub connects_as: String,
 }
 
+impl Node {
+    /// The node whose shards it has: itself, or its primary.
+    pub fn primary(&self) -> &str {
+        self.replica_of.as_deref().unwrap_or(&self.name)
+    }
+}
+
 /// How PostgreSQL itself would reach a foreign server for a role.
 pub struct Access {
     /// Whether the server is one of postgres_fdw.
@@ -169,6 +176,64 @@ pub fn shards(server: &str) -> Result<Vec<pg_sys::Oid>> {
         &[server.into()],
         |row| row.get(1),
     )
+}
+
+/// Foreign partitions of a table on servers that are no nodes, each with the server's name.
+pub fn strangers(table: pg_sys::Oid) -> Result<Vec<(String, String)>> {
+    spi::query(
+        "SELECT pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, f.ftrelid, 0), v.srvname::text
+           FROM pg_catalog.pg_inherits i
+           JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = i.inhrelid
+           JOIN pg_catalog.pg_foreign_server v ON v.oid = f.ftserver
+          WHERE i.inhparent = $1
+            AND NOT EXISTS (SELECT FROM repart.node_list n WHERE n.node = v.srvname AND n.replica_of IS NULL)
+          ORDER BY 1",
+        &[table.into()],
+        |row| Ok((row.get(1)?, row.get(2)?)),
+    )
+}
+
+/// A shard that is on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The foreign table.
+    pub shard: pg_sys::Oid,
+    /// The node.
+    pub node: String,
+    /// The schema of the table there.
+    pub schema: String,
+    /// The name of the table there.
+    pub table: String,
+}
+
+/// The shards of managed tables that are on nodes, with the names that postgres_fdw uses there.
+pub fn placed() -> Result<Vec<Placed>> {
+    let option = |name: &str, otherwise: &str| {
+        format!(
+            "coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) WHERE option_name = '{name}'), {otherwise}::text)"
+        )
+    };
+    let sql = format!(
+        "SELECT f.ftrelid, v.srvname::text, {}, {}
+           FROM repart.sharded_tables m
+           JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = m.relation
+           JOIN pg_catalog.pg_inherits i ON i.inhparent = p.partrelid AND i.inhrelid <> p.partdefid
+           JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = i.inhrelid
+           JOIN pg_catalog.pg_foreign_server v ON v.oid = f.ftserver
+           JOIN pg_catalog.pg_class c ON c.oid = f.ftrelid
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          ORDER BY f.ftrelid",
+        option("schema_name", "n.nspname"),
+        option("table_name", "c.relname")
+    );
+    spi::query(&sql, &[], |row| {
+        Ok(Placed {
+            shard: row.get(1)?,
+            node: row.get(2)?,
+            schema: row.get(3)?,
+            table: row.get(4)?,
+        })
+    })
 }
 
 /// What was last found out about each node, as it was stored.

@@ -5,6 +5,7 @@
 //! - [`facts`] is what a server says of itself, here and there in the same words;
 //! - [`check`] compares the two before a server becomes a node;
 //! - [`registry`] adds, removes and drains;
+//! - [`shards`] reads what PostgreSQL there counts of shards;
 //! - [`two_phase`] changes several nodes at once, or none;
 //! - [`usage`] reads what the machine of this server is doing;
 //! - [`watch`] asks all nodes for that, again and again, without one waiting for another.
@@ -13,6 +14,7 @@ mod check;
 mod connect;
 mod facts;
 pub mod registry;
+mod shards;
 pub mod two_phase;
 pub mod usage;
 pub mod watch;

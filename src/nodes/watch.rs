@@ -9,11 +9,12 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use crate::catalog::journal;
-use crate::catalog::nodes::{self, LOCAL, Node, NodeSample};
+use crate::catalog::nodes::{self, LOCAL, Node, NodeSample, Placed};
+use crate::catalog::samples;
 use crate::error::{Error, Result};
 use crate::nodes::connect;
 use crate::nodes::facts::{FACTS, Facts};
-use crate::nodes::two_phase;
+use crate::nodes::{shards, two_phase};
 use crate::pg::libpq::{self, Connection, Conninfo};
 use crate::pg::{spi, time, txn};
 use crate::settings::{self, Mode};
@@ -140,6 +141,10 @@ struct Watched {
     /// What it said of itself when it was connected to, as JSON too.
     facts: Option<(Facts, String)>,
     previous: Option<Reading>,
+    /// The shards that it was asked about.
+    asked: Vec<Placed>,
+    /// What it had counted of them then.
+    counted: shards::Counted,
 }
 
 /// All nodes of this database.
@@ -199,7 +204,7 @@ impl Watch {
         self.known.insert(watched.node.name.clone(), watched);
     }
 
-    /// Asks nodes that are connected to, and keeps those that answer.
+    /// Asks nodes that are connected to, and keeps those that answer; then what they count of shards.
     fn ask(&mut self, mut nodes: Vec<Watched>) -> Result<()> {
         for watched in &mut nodes {
             if let Some((facts, _)) = &watched.facts {
@@ -207,11 +212,16 @@ impl Watch {
             }
         }
         converse(&mut nodes)?;
+        let mut answering = Vec::new();
         for mut watched in nodes {
             match watched.take_reading() {
-                Ok(()) => self.keep(watched),
+                Ok(()) => answering.push(watched),
                 Err(error) => note_failure(&watched.node, &error)?,
             }
+        }
+        ask_for_shards(&mut answering)?;
+        for watched in answering {
+            self.keep(watched);
         }
         Ok(())
     }
@@ -231,6 +241,8 @@ fn begin(nodes: Vec<(Node, Conninfo)>) -> Result<Vec<Watched>> {
                     connection,
                     facts: None,
                     previous: None,
+                    asked: Vec::new(),
+                    counted: shards::Counted::new(),
                 });
             }
             Err(error) => note_failure(&node, &error)?,
@@ -265,6 +277,46 @@ fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
         }
     }
     Ok(answering)
+}
+
+/// Samples the shards on these nodes; what replicas served is added to what their primaries did. A node that cannot tell
+/// now leaves a gap, as a shard here does whose counters cannot be read.
+fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
+    let placed = txn::run(nodes::placed)?;
+    for watched in nodes.iter_mut() {
+        watched.asked = placed
+            .iter()
+            .filter(|placed| placed.node == watched.node.primary())
+            .cloned()
+            .collect();
+        if !watched.asked.is_empty() {
+            watched.connection.say(&shards::question(&watched.asked))?;
+        }
+    }
+    converse(nodes)?;
+    let mut load = shards::Load::default();
+    for watched in nodes.iter_mut() {
+        match watched.connection.answers() {
+            Ok(answers) => {
+                let counted = shards::read(&watched.asked, answers.last(), time::clock());
+                load.add(
+                    &counted,
+                    &watched.counted,
+                    watched.node.replica_of.is_some(),
+                );
+                watched.counted = counted;
+            }
+            Err(error) => {
+                pgrx::debug1!("repart watcher: {error}");
+                watched.counted.clear();
+            }
+        }
+    }
+    let samples = load.samples();
+    if !samples.is_empty() {
+        txn::run(|| samples::insert(&samples))?;
+    }
+    Ok(())
 }
 
 fn converse(nodes: &mut [Watched]) -> Result<()> {

@@ -234,7 +234,7 @@ fn whoever_dies_a_prepared_transaction_ends_as_was_decided() {
     wait_settled(&fleet, 1);
 
     // The watcher dies, which is a crash of the coordinator, with the decision made.
-    session.run("ALTER SYSTEM SET repart.sample_interval = '1h'; SELECT pg_reload_conf()");
+    session.set("repart.sample_interval", "'1h'");
     prepare(&mut session, "t2");
     let watcher = session.wait_worker("watcher");
     session.run("COMMIT");

@@ -73,6 +73,10 @@ SELECT repart_manage('plain', leaf_keys => true);
 SELECT of, relname, uniq, prim, valid, local, inherited, parent FROM keys WHERE of LIKE 'plain%' ORDER BY relname COLLATE "C";
 SELECT pg_relation_filenode('plain_0_pkey') = :file AS same_file;
 SELECT repart_unmanage('plain');
+-- The way back.
+ALTER TABLE plain ADD PRIMARY KEY (id);
+SELECT of, relname, prim, valid, local, inherited, parent FROM keys WHERE of LIKE 'plain%' ORDER BY relname COLLATE "C";
+SELECT pg_relation_filenode('plain_0_pkey') = :file AS same_file;
 
 -- Refused: foreign keys that point at it, and an index that a partition lacks. Nothing is changed.
 CREATE TABLE target (id int PRIMARY KEY) PARTITION BY RANGE (id);
