@@ -8,6 +8,7 @@ use repart_tests::cluster::{Cluster, Shutdown};
 use repart_tests::fleet::{Fleet, complaint};
 use repart_tests::proxy::Proxy;
 use repart_tests::repart::Session;
+use repart_tests::run_dir::run;
 use repart_tests::wait::{LONG, wait_until};
 
 /// Samples are taken often, so that a test sees several.
@@ -479,4 +480,72 @@ fn a_node_that_is_away_keeps_nobody_waiting() {
     for node in ["north", "far", "local"] {
         wait_for_new_samples(&mut session, node);
     }
+}
+
+#[test]
+fn nodes_survive_crashes_and_a_dump_and_are_what_they_were_added_as() {
+    let fleet = Fleet::start(&OFTEN);
+    let mut session = fleet.session();
+    let replica = fleet.north.standby(&[]);
+    fleet.create_server("replica", &replica.server_options("postgres"));
+    session.run("SELECT repart_add_node('north', 2); SELECT repart_add_node('replica', replica_of => 'north')");
+    session.run("SELECT repart_drain_node('north')");
+    for node in ["north", "replica"] {
+        wait_for_new_samples(&mut session, node);
+    }
+
+    // Each dies with SIGKILL, and comes back.
+    fleet.north.kill_postmaster_and_start();
+    replica.kill_postmaster_and_start();
+    fleet.coordinator.kill_postmaster_and_start();
+    session.reopen();
+    for node in ["north", "replica", "local"] {
+        wait_for_new_samples(&mut session, node);
+        assert!(is_reachable(&mut session, node), "{node}");
+    }
+
+    // A dump has the nodes, replicas before their primaries or after them, and not who this coordinator is.
+    let file = fleet.coordinator.scratch("dump.sql");
+    let mut dump = fleet.coordinator.client_program("pg_dump", "postgres");
+    run({
+        dump.arg("-f").arg(&file);
+        dump
+    });
+    session.run("CREATE DATABASE restored");
+    let mut restore = fleet.coordinator.client_program("psql", "restored");
+    run({
+        restore
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"])
+            .arg(&file);
+        restore
+    });
+    let mut restored = Session::open(&fleet.coordinator, "restored");
+    let listed = "SELECT concat_ws(' ', node, replica_of, weight, draining, connects_as) FROM repart.node_list ORDER BY node";
+    let nodes = session.texts(listed);
+    assert_eq!(nodes, ["north 2 t postgres", "replica north 1 f postgres"]);
+    assert_eq!(restored.texts(listed), nodes);
+    let id = "SELECT id::text FROM repart.coordinator";
+    assert_ne!(restored.texts(id), session.texts(id));
+    for node in ["north", "replica"] {
+        wait_for_new_samples(&mut restored, node);
+    }
+    drop(restored);
+    session.run("DROP DATABASE restored WITH (FORCE)");
+
+    // A replica that was promoted is another server than the one that was added.
+    replica.promote();
+    wait_until("the promotion to be noticed", LONG, || {
+        !is_reachable(&mut session, "replica")
+    });
+    let error = session.texts("SELECT error FROM repart.nodes WHERE node = 'replica'");
+    assert_eq!(error, ["node \"replica\" is no replica any more"]);
+    assert!(is_reachable(&mut session, "north"));
+    session.run("SELECT repart_remove_node('replica'); SELECT repart_add_node('replica')");
+    wait_for_new_samples(&mut session, "replica");
+    // Nor is a server that is gone.
+    session.run("DROP SERVER replica CASCADE");
+    wait_until("the lost server to be noticed", LONG, || {
+        !is_reachable(&mut session, "replica")
+    });
+    session.run("SELECT repart_remove_node('replica'); SELECT repart_remove_node('north')");
 }

@@ -61,8 +61,9 @@ SELECT key_from, key_to, prim, valid, count(*)
   FROM repart.shards s JOIN keys k ON k.of = s.shard::text WHERE relation = 'orders'::regclass AND uniq
  GROUP BY 1, 2, 3, 4 ORDER BY key_to, prim;
 SELECT count(*), count(DISTINCT id) FROM orders;
+\set VERBOSITY sqlstate
 INSERT INTO orders VALUES (700, '2027-01-01', 'again', '');
-\echo :SQLSTATE
+\set VERBOSITY default
 SELECT repart_unmanage('orders');
 
 -- A plain table, at once.
