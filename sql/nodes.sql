@@ -3,7 +3,7 @@
 -- Which foreign servers are nodes. By name, so that a restored dump keeps them.
 CREATE TABLE repart.node_list (
     node        name             PRIMARY KEY CHECK (node <> 'local'),
-    replica_of  name             REFERENCES repart.node_list CHECK (replica_of <> node),
+    replica_of  name             CHECK (replica_of <> node),
     weight      double precision NOT NULL DEFAULT 1 CHECK (weight > 0 AND weight < 'Infinity'),
     draining    boolean          NOT NULL DEFAULT false,
     connects_as name             NOT NULL,
