@@ -246,6 +246,14 @@ pub fn facts() -> Result<Vec<(String, String)>> {
     )
 }
 
+/// What was last found out about a node, as it was stored.
+pub fn facts_of(name: &str) -> Result<Option<String>> {
+    spi::query_value(
+        "SELECT facts::text FROM repart.node_state WHERE node = $1::name",
+        &[name.into()],
+    )
+}
+
 /// Notes that a node answered, and what it said of itself, as JSON; returns whether it had not answered before that.
 pub fn note_seen(name: &str, facts: &str) -> Result<bool> {
     let was_away = spi::query_value(

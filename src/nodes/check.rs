@@ -32,10 +32,7 @@ pub fn check(node: &Node) -> Result<Checked> {
     require_version(node, &mut connection)?;
     let before = clock();
     connection.say(FACTS)?;
-    let json: String = connect::ask(&mut connection)?
-        .last()
-        .ok_or_else(|| Error::Internal("no answer".to_owned()))?
-        .require(0, 0)?;
+    let json: String = connect::ask(&mut connection)?.require(0, 0)?;
     let after = clock();
     let (there, here) = (Facts::read(&json)?, Facts::here()?);
     require_another(node, &there, &here)?;
@@ -62,10 +59,7 @@ fn clock() -> f64 {
 }
 
 fn require_version(node: &Node, connection: &mut Connection) -> Result<()> {
-    let answers = connect::ask(connection)?;
-    let answer = answers
-        .last()
-        .ok_or_else(|| Error::Internal("no answer".to_owned()))?;
+    let answer = connect::ask(connection)?;
     if answer.require::<i32>(0, 0)? >= OLDEST {
         return Ok(());
     }
@@ -232,8 +226,8 @@ fn loopback_loss(here: &Facts) -> Result<Option<String>> {
     let mut connection = connect::begin(label, &conninfo, settings::node_timeout())?;
     connection.say(FACTS)?;
     let cause = match connect::ask(&mut connection) {
-        Ok(answers) => {
-            let json = answers.last().and_then(|answer| answer.get::<String>(0, 0));
+        Ok(answer) => {
+            let json = answer.get::<String>(0, 0);
             match json.map(|json| Facts::read(&json)).transpose()? {
                 Some(found) if found.is_same_server(here) => return Ok(None),
                 _ => "it leads to another server".to_owned(),

@@ -114,9 +114,9 @@ fn session(timeout: Duration) -> String {
     statements
 }
 
-/// Lets one connection say what it has to say; its answers.
-pub fn ask(connection: &mut Connection) -> Result<Vec<libpq::Answer>> {
+/// Lets one connection say what it has to say; the last answer.
+pub fn ask(connection: &mut Connection) -> Result<libpq::Answer> {
     let deadline = Instant::now() + settings::node_timeout();
     libpq::converse(&mut [&mut *connection], deadline)?;
-    connection.answers()
+    connection.last_answer()
 }

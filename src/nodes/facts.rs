@@ -94,10 +94,13 @@ impl Facts {
         Ok(serde_json::from_value(json.0)?)
     }
 
+    /// Whether both are the same database, or one of a physical copy.
+    pub fn is_same_database(&self, other: &Self) -> bool {
+        self.system == other.system && self.database == other.database
+    }
+
     /// Whether both are the same database of the same running server.
     pub fn is_same_server(&self, other: &Self) -> bool {
-        self.system == other.system
-            && self.database == other.database
-            && self.started == other.started
+        self.is_same_database(other) && self.started == other.started
     }
 }

@@ -13,6 +13,7 @@
 mod check;
 mod connect;
 mod facts;
+mod reading;
 pub mod registry;
 mod shards;
 pub mod two_phase;

@@ -6,6 +6,7 @@ use crate::catalog::nodes::{self, LOCAL, Node};
 use crate::catalog::{journal, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::check;
+use crate::nodes::facts::Facts;
 use crate::nodes::two_phase::prepared_on;
 use crate::pg::{on_commit, spi};
 
@@ -26,6 +27,7 @@ pub fn add(node: &Node) -> Result<()> {
         require_same_role(node, &known)?;
     }
     let checked = check::check(node)?;
+    require_nothing_open_elsewhere(node, &checked.facts)?;
     nodes::upsert(node)?;
     nodes::note_seen(&node.name, &checked.facts)?;
     journal::event("notice", None, &format!("node \"{}\" was added", node.name))?;
@@ -86,6 +88,25 @@ fn require_same_role(node: &Node, known: &Node) -> Result<()> {
             spi::quote_literal(name)
         ),
     })
+}
+
+/// A node that leads to another database than before would be asked in vain for what the other one has still to do.
+fn require_nothing_open_elsewhere(node: &Node, facts: &str) -> Result<()> {
+    let open = two_phase::open_on(&node.name)?;
+    let Some(stored) = nodes::facts_of(&node.name)?.filter(|_| !open.is_empty()) else {
+        return Ok(());
+    };
+    if Facts::read(&stored)?.is_same_database(&Facts::read(facts)?) {
+        return Ok(());
+    }
+    Err(in_use(
+        &node.name,
+        &format!(
+            "has prepared transactions ({}) in the database that it led to before",
+            open.join(", ")
+        ),
+        "Let it lead there until they are finished: see SELECT * FROM repart.in_doubt.",
+    ))
 }
 
 /// Forgets a node. The foreign server stays.

@@ -62,11 +62,8 @@ pub fn question(placed: &[Placed]) -> String {
 }
 
 /// What a node answered, at `at` by the clock here.
-pub fn read(placed: &[Placed], answer: Option<&Answer>, at: i64) -> Counted {
+pub fn read(placed: &[Placed], answer: &Answer, at: i64) -> Counted {
     let mut counted = Counted::new();
-    let Some(answer) = answer else {
-        return counted;
-    };
     for row in 0..answer.len() {
         let place = answer.get::<usize>(row, 0).and_then(|n| placed.get(n));
         let counters = [1, 2, 3].map(|column| answer.get::<i64>(row, column));

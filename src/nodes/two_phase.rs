@@ -96,12 +96,12 @@ fn begin(nodes: &[Node], number: &Number) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// What all parts answer to what was said; the first failure counts.
-fn answers(parts: &mut [Part]) -> Result<Vec<Vec<libpq::Answer>>> {
+/// What all parts answer to the last that was said; the first failure counts.
+fn answers(parts: &mut [Part]) -> Result<Vec<libpq::Answer>> {
     converse(parts)?;
     parts
         .iter_mut()
-        .map(|part| part.connection.answers())
+        .map(|part| part.connection.last_answer())
         .collect()
 }
 
@@ -143,14 +143,10 @@ fn work(parts: &mut [Part], command: &str) -> Result<()> {
 }
 
 fn last_values(parts: &mut [Part]) -> Result<Vec<String>> {
-    let answers = answers(parts)?;
-    let last = |of_part: &Vec<libpq::Answer>| {
-        let answer = of_part.last();
-        answer
-            .ok_or_else(|| Error::Internal("no answer".to_owned()))?
-            .require(0, 0)
-    };
-    answers.iter().map(last).collect()
+    answers(parts)?
+        .iter()
+        .map(|answer| answer.require(0, 0))
+        .collect()
 }
 
 /// Prepares all parts, or rolls back those that could be prepared. What cannot be told so now, the watcher does.
@@ -204,8 +200,8 @@ pub fn resolve(reached: &mut [Reached]) -> Result<Vec<(usize, Error)>> {
     converse_with(reached)?;
     let mut failed = Vec::new();
     for (n, node) in reached.iter_mut().enumerate() {
-        let prepared = match node.connection.answers() {
-            Ok(answers) => names(answers.last()),
+        let prepared = match node.connection.last_answer() {
+            Ok(answer) => names(&answer),
             Err(error) => {
                 failed.push((n, error));
                 continue;
@@ -217,7 +213,9 @@ pub fn resolve(reached: &mut [Reached]) -> Result<Vec<(usize, Error)>> {
             }
         }
         for gid in &prepared {
-            finish(node, gid)?;
+            if !node.connection.is_broken() {
+                finish(node, gid)?;
+            }
         }
     }
     Ok(failed)
@@ -232,10 +230,7 @@ fn list(prefix: &str) -> String {
     )
 }
 
-fn names(answer: Option<&libpq::Answer>) -> Vec<String> {
-    let Some(answer) = answer else {
-        return Vec::new();
-    };
+fn names(answer: &libpq::Answer) -> Vec<String> {
     (0..answer.len())
         .filter_map(|row| answer.get(row, 0))
         .collect()
@@ -275,5 +270,5 @@ pub fn prepared_on(node: &Node) -> Result<Vec<String>> {
     let label = connect::label(&node.name);
     let mut connection = connect::begin(&label, &conninfo, settings::node_timeout())?;
     connection.say(&list(&two_phase::prefix()?))?;
-    Ok(names(connect::ask(&mut connection)?.last()))
+    Ok(names(&connect::ask(&mut connection)?))
 }

@@ -6,112 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use serde::Deserialize;
-
 use crate::catalog::journal;
-use crate::catalog::nodes::{self, LOCAL, Node, NodeSample, Placed};
+use crate::catalog::nodes::{self, LOCAL, Node, Placed};
 use crate::catalog::samples;
 use crate::error::{Error, Result};
 use crate::nodes::connect;
 use crate::nodes::facts::{FACTS, Facts};
+use crate::nodes::reading::{self, Reading};
 use crate::nodes::{shards, two_phase};
 use crate::pg::libpq::{self, Connection, Conninfo};
 use crate::pg::{spi, time, txn};
 use crate::settings::{self, Mode};
-
-/// Counters of a server at one time; see `usage::Usage` for those of its machine.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Reading {
-    clock: f64,
-    replica: bool,
-    connections: Option<i32>,
-    active: Option<i32>,
-    max_connections: Option<i32>,
-    transactions: Option<i64>,
-    lag: Option<f64>,
-    cpu_seconds: Option<f64>,
-    cpu_busy_seconds: Option<f64>,
-    load: Option<f64>,
-    memory_total: Option<i64>,
-    memory_available: Option<i64>,
-    cpu_stall_us: Option<i64>,
-    memory_stall_us: Option<i64>,
-    io_stall_us: Option<i64>,
-    read_bytes: Option<i64>,
-    write_bytes: Option<i64>,
-    disk_total: Option<i64>,
-    disk_free: Option<i64>,
-}
-
-/// What SQL knows anywhere; with it, what the machine does, where repart is installed and may be asked.
-///
-/// A replica that receives and has replayed everything is not behind, however old its last transaction is.
-fn question(facts: &Facts) -> String {
-    let machine = facts.usage.as_ref().map_or_else(String::new, |function| {
-        format!(" || (SELECT pg_catalog.to_jsonb(u) FROM {function}() u)")
-    });
-    format!(
-        "SELECT (pg_catalog.jsonb_build_object(
-         'clock', extract(epoch FROM pg_catalog.clock_timestamp())::float8,
-         'replica', pg_catalog.pg_is_in_recovery(),
-         'connections', (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database),
-         'active', CASE WHEN pg_catalog.pg_has_role('pg_monitor', 'USAGE') THEN
-                   (SELECT count(*) FROM pg_catalog.pg_stat_activity
-                     WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()) END,
-         'max_connections', pg_catalog.current_setting('max_connections')::int,
-         'transactions', (SELECT sum(xact_commit + xact_rollback)::int8 FROM pg_catalog.pg_stat_database),
-         'lag', CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN NULL
-                     WHEN EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE pid IS NOT NULL)
-                          AND pg_catalog.pg_last_wal_receive_lsn() = pg_catalog.pg_last_wal_replay_lsn() THEN 0
-                     ELSE extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()) END
-         ){machine})::text"
-    )
-}
-
-/// What a counter grew by; `None` where it began anew.
-fn growth(before: Option<i64>, now: Option<i64>) -> Option<f64> {
-    let growth = now?.checked_sub(before?)?;
-    (growth >= 0).then_some(growth as f64)
-}
-
-/// The load between two readings; `None` where they say nothing about a span.
-fn sample(before: &Reading, now: &Reading) -> Option<NodeSample> {
-    let seconds = now.clock - before.clock;
-    if seconds <= 0.0 {
-        return None;
-    }
-    let rate = |before, now| growth(before, now).map(|growth| growth / seconds);
-    let stall = |before, now| rate(before, now).map(|us| (us / 1e6).min(1.0));
-    let busy = now.cpu_busy_seconds.zip(before.cpu_busy_seconds);
-    let all = now.cpu_seconds.zip(before.cpu_seconds);
-    let cpu = busy
-        .zip(all)
-        .and_then(|((busy, busy_before), (all, all_before))| {
-            let share = (busy - busy_before) / (all - all_before);
-            (all > all_before && (0.0..=1.1).contains(&share)).then_some(share.min(1.0))
-        });
-    Some(NodeSample {
-        seconds,
-        cpu,
-        load: now.load,
-        memory_total: now.memory_total,
-        memory_available: now.memory_available,
-        stalls: [
-            stall(before.cpu_stall_us, now.cpu_stall_us),
-            stall(before.memory_stall_us, now.memory_stall_us),
-            stall(before.io_stall_us, now.io_stall_us),
-        ],
-        bytes: [
-            rate(before.read_bytes, now.read_bytes),
-            rate(before.write_bytes, now.write_bytes),
-        ],
-        disk: [now.disk_total, now.disk_free],
-        sessions: [now.connections, now.active, now.max_connections],
-        transactions: rate(before.transactions, now.transactions),
-        lag: now.lag,
-    })
-}
 
 /// What this server was doing at the last look.
 #[derive(Default)]
@@ -121,11 +26,15 @@ impl Local {
     /// Looks, and stores the load since the last look. Inside a transaction.
     pub fn measure(&mut self) -> Result<()> {
         let facts = Facts::here()?;
-        let json = spi::value::<String>(&question(&facts), &[])?
+        let json = spi::value::<String>(&reading::question(&facts), &[])?
             .ok_or_else(|| Error::Internal("a query without a row".to_owned()))?;
         let now: Reading = serde_json::from_str(&json)?;
         nodes::note_seen(LOCAL, &serde_json::to_string(&facts)?)?;
-        if let Some(sample) = self.0.as_ref().and_then(|before| sample(before, &now)) {
+        if let Some(sample) = self
+            .0
+            .as_ref()
+            .and_then(|before| reading::sample(before, &now))
+        {
             nodes::insert_sample(LOCAL, time::clock(), &sample)?;
         }
         self.0 = Some(now);
@@ -208,7 +117,7 @@ impl Watch {
     fn ask(&mut self, mut nodes: Vec<Watched>) -> Result<()> {
         for watched in &mut nodes {
             if let Some((facts, _)) = &watched.facts {
-                watched.connection.say(&question(facts))?;
+                watched.connection.say(&reading::question(facts))?;
             }
         }
         converse(&mut nodes)?;
@@ -296,9 +205,13 @@ fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
     converse(nodes)?;
     let mut load = shards::Load::default();
     for watched in nodes.iter_mut() {
-        match watched.connection.answers() {
-            Ok(answers) => {
-                let counted = shards::read(&watched.asked, answers.last(), time::clock());
+        if watched.asked.is_empty() {
+            watched.counted.clear();
+            continue;
+        }
+        match watched.connection.last_answer() {
+            Ok(answer) => {
+                let counted = shards::read(&watched.asked, &answer, time::clock());
                 load.add(
                     &counted,
                     &watched.counted,
@@ -327,6 +240,15 @@ fn converse(nodes: &mut [Watched]) -> Result<()> {
     libpq::converse(&mut connections, Instant::now() + settings::node_timeout())
 }
 
+/// Stores that a node answers, and what it says of itself; if it did not before, an event says so.
+fn note_seen(name: &str, facts: &str) -> Result<()> {
+    if nodes::note_seen(name, facts)? {
+        let message = format!("node \"{name}\" answers again");
+        journal::event("notice", None, &message)?;
+    }
+    Ok(())
+}
+
 /// Stores why a node does not answer; an event says so once.
 fn note_failure(node: &Node, error: &Error) -> Result<()> {
     let cause = match error.detail() {
@@ -348,26 +270,29 @@ impl Watched {
     }
 
     fn take_facts(&mut self) -> Result<()> {
-        let json: String = last(&mut self.connection)?;
-        self.facts = Some((Facts::read(&json)?, json));
+        let json: String = self.connection.last_answer()?.require(0, 0)?;
+        let facts = Facts::read(&json)?;
+        self.require_role(facts.replica)?;
+        txn::run(|| {
+            self.require_same_database(&facts)?;
+            note_seen(&self.node.name, &json)
+        })?;
+        self.facts = Some((facts, json));
         Ok(())
     }
 
     fn take_reading(&mut self) -> Result<()> {
-        let json: String = last(&mut self.connection)?;
+        let json: String = self.connection.last_answer()?.require(0, 0)?;
         let now: Reading = serde_json::from_str(&json)?;
-        self.require_role(&now)?;
+        self.require_role(now.replica)?;
         let name = self.node.name.as_str();
         let facts = self.facts.as_ref().map_or("{}", |(_, json)| json);
         let sample = self
             .previous
             .as_ref()
-            .and_then(|before| sample(before, &now));
+            .and_then(|before| reading::sample(before, &now));
         txn::run(|| {
-            if nodes::note_seen(name, facts)? {
-                let message = format!("node \"{name}\" answers again");
-                journal::event("notice", None, &message)?;
-            }
+            note_seen(name, facts)?;
             sample.map_or(Ok(()), |sample| {
                 nodes::insert_sample(name, time::clock(), &sample)
             })
@@ -376,10 +301,28 @@ impl Watched {
         Ok(())
     }
 
+    /// Where a foreign server leads elsewhere, what was prepared or kept there would be looked for in vain, and taken
+    /// for done.
+    fn require_same_database(&self, facts: &Facts) -> Result<()> {
+        let Some(stored) = nodes::facts_of(&self.node.name)? else {
+            return Ok(());
+        };
+        if Facts::read(&stored)?.is_same_database(facts) {
+            return Ok(());
+        }
+        Err(Error::Prerequisite {
+            what: format!(
+                "node \"{}\" leads to another database than before",
+                self.node.name
+            ),
+            hint: "Correct the options of the foreign server, or add the node again.".to_owned(),
+        })
+    }
+
     /// A replica that was promoted, or a primary that became a replica, is not what it was added as.
-    fn require_role(&self, now: &Reading) -> Result<()> {
+    fn require_role(&self, replica: bool) -> Result<()> {
         let is_replica = self.node.replica_of.is_some();
-        if now.replica == is_replica {
+        if replica == is_replica {
             return Ok(());
         }
         let what = if is_replica {
@@ -392,13 +335,4 @@ impl Watched {
             hint: "Remove it, and add it as what it is now.".to_owned(),
         })
     }
-}
-
-/// The only column of the last answer.
-fn last(connection: &mut Connection) -> Result<String> {
-    let answers = connection.answers()?;
-    let answer = answers
-        .last()
-        .ok_or_else(|| Error::Internal("no answer".to_owned()))?;
-    answer.require(0, 0)
 }

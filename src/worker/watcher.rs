@@ -101,7 +101,9 @@ fn watch_nodes() {
     loop {
         let interval = settings::sample_interval();
         let due = is_due(&mut measured, interval);
-        let retry = is_due(&mut retried, interval.min(LOOK));
+        // At most half of the time is spent on waiting for those that hang.
+        let patience = interval.min(LOOK).max(2 * settings::node_timeout());
+        let retry = is_due(&mut retried, patience);
         background::report_active("looking after nodes");
         let pause = match look(&mut watch, due, retry) {
             Ok(None) => return,

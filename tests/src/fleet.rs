@@ -4,6 +4,7 @@ use postgres::error::DbError;
 
 use crate::cluster::Cluster;
 use crate::repart::Session;
+use crate::wait::{LONG, wait_until};
 
 /// A coordinator with foreign servers `north` and `south`, which are no nodes yet. On `north` repart is installed, on
 /// `south` it is not.
@@ -50,6 +51,30 @@ impl Fleet {
     pub fn session(&self) -> Session<'_> {
         Session::open(&self.coordinator, "postgres")
     }
+}
+
+/// Number of samples of a node.
+pub fn samples(session: &mut Session, node: &str) -> i64 {
+    session.number(&format!(
+        "SELECT count(*) FROM repart.node_samples WHERE node = '{node}'"
+    ))
+}
+
+/// Waits for two more samples of a node.
+pub fn wait_for_new_samples(session: &mut Session, node: &str) {
+    let before = samples(session, node);
+    wait_until(&format!("new samples of node {node}"), LONG, || {
+        samples(session, node) >= before + 2
+    });
+}
+
+/// Whether a node answers, as `repart.nodes` says.
+pub fn is_reachable(session: &mut Session, node: &str) -> bool {
+    session.query(
+        "SELECT reachable FROM repart.nodes WHERE node = $1::text::name",
+        &[&node],
+    )[0]
+    .get(0)
 }
 
 /// What a statement complains of: SQLSTATE, message, detail and hint in one text.

@@ -283,6 +283,33 @@ fn an_answer_that_is_lost_is_no_answer() {
     proxy.mend();
     wait_settled(&fleet, 1);
 
+    // A server that leads elsewhere meanwhile is not asked: there, nothing is prepared.
+    fleet
+        .south
+        .connect("postgres")
+        .batch_execute("CREATE DATABASE elsewhere")
+        .unwrap();
+    session.run("BEGIN; SELECT repart_run_on_nodes('CREATE TABLE t3 (n int)')");
+    proxy.cut();
+    session.run("COMMIT");
+    session.wait_until(
+        "SELECT count(*) = 1 FROM repart.in_doubt WHERE node = 'far' AND error LIKE '%no answer%'",
+        LONG,
+    );
+    session.run("ALTER SERVER far OPTIONS (SET dbname 'elsewhere')");
+    proxy.mend();
+    session.wait_until(
+        "SELECT count(*) = 1 FROM repart.in_doubt WHERE error LIKE '%leads to another database than before'",
+        LONG,
+    );
+    let refused = complaint(&mut session, "SELECT repart_add_node('far')");
+    assert!(
+        refused.starts_with("55006 node \"far\" has prepared transactions (repart_"),
+        "{refused}"
+    );
+    session.run("ALTER SERVER far OPTIONS (SET dbname 'postgres')");
+    wait_settled(&fleet, 2);
+
     // Prepared when everybody had given it up: nobody decided, so that it is rolled back.
     let gid: String = session.texts(
         "SELECT format('repart_%s_%s_1', replace(id::text, '-', ''), '0123456789abcdef') FROM repart.coordinator",
@@ -293,5 +320,56 @@ fn an_answer_that_is_lost_is_no_answer() {
         "BEGIN; CREATE TABLE t2 (n int); PREPARE TRANSACTION '{gid}'"
     ))
     .unwrap();
-    wait_settled(&fleet, 1);
+    wait_settled(&fleet, 2);
+}
+
+#[test]
+fn a_node_that_hangs_while_it_is_told_is_told_again() {
+    let fleet = fleet();
+    let mut session = fleet.session();
+    // Three transactions are decided while the node is away, so that it is told of all of them at once.
+    for table in ["t1", "t2", "t3"] {
+        session.run(&format!(
+            "SELECT repart_run_on_nodes('CREATE TABLE {table} (n int)', ARRAY['north'])"
+        ));
+    }
+    wait_until("the first three to be committed", LONG, || {
+        state(&fleet.north) == (3, 0)
+    });
+    let mut sessions: Vec<Session> = (4..7).map(|_| fleet.session()).collect();
+    for (n, other) in sessions.iter_mut().enumerate() {
+        other.run(&format!(
+            "BEGIN; SELECT repart_run_on_nodes('CREATE TABLE t{} (n int)', ARRAY['south'])",
+            n + 4
+        ));
+    }
+    // From here on a commit there waits for a standby that does not exist: longer than anybody waits for the node.
+    let mut south = Session::open(&fleet.south, "postgres");
+    south.set("synchronous_standby_names", "'nobody'");
+    south.wait_until(
+        "SELECT current_setting('synchronous_standby_names') = 'nobody'",
+        LONG,
+    );
+    for other in &mut sessions {
+        other.run("COMMIT");
+    }
+    session.wait_until(
+        "SELECT count(*) >= 1 FROM repart.in_doubt WHERE node = 'south' AND error IS NOT NULL",
+        LONG,
+    );
+    south.run("ALTER SYSTEM RESET synchronous_standby_names");
+    south.run("SELECT pg_reload_conf()");
+    wait_until("all that was decided to be committed", LONG, || {
+        state(&fleet.south) == (3, 0)
+    });
+    session.wait_until("SELECT NOT EXISTS (SELECT FROM repart.in_doubt)", LONG);
+    for (n, _) in sessions.iter().enumerate() {
+        assert_eq!(
+            number(
+                &mut fleet.south.connect("postgres"),
+                &format!("SELECT count(*) FROM t{}", n + 4)
+            ),
+            0
+        );
+    }
 }

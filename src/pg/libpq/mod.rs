@@ -146,6 +146,8 @@ pub struct Connection {
     /// Whether its socket was found ready.
     is_ready: bool,
     said: VecDeque<CString>,
+    /// How many statements were said since the answers were last taken.
+    expected: usize,
     answers: Vec<Answer>,
     failure: Option<Error>,
 }
@@ -184,6 +186,7 @@ impl Connection {
             stage: Stage::Connecting(pg_sys::WL_SOCKET_WRITEABLE),
             is_ready: false,
             said: VecDeque::new(),
+            expected: 0,
             answers: Vec::new(),
             failure: None,
         };
@@ -202,17 +205,34 @@ impl Connection {
         let sql = CString::new(sql)
             .map_err(|_| Error::Internal("a statement contains NUL".to_owned()))?;
         self.said.push_back(sql);
+        self.expected += 1;
         Ok(())
     }
 
-    /// The answers to all that was said since the last call, or what went wrong. After an error of one statement, the
-    /// ones behind it were not said.
+    /// The answers to all that was said since the last call, at least one to each, or what went wrong. After an error of
+    /// one statement, the ones behind it were not said. Of a server that is lost there is never an answer, not even
+    /// none: whoever takes silence for "nothing there" or "done" would be wrong.
     pub fn answers(&mut self) -> Result<Vec<Answer>> {
         let answers = std::mem::take(&mut self.answers);
+        let expected = std::mem::take(&mut self.expected);
         match self.failure.take() {
             Some(failure) => Err(failure),
+            None if self.is_broken() || answers.len() < expected => Err(Error::Unreachable {
+                server: self.server.clone(),
+                cause: "not everything was answered".to_owned(),
+                connected: true,
+            }),
             None => Ok(answers),
         }
+    }
+
+    /// The last of [`Connection::answers`].
+    pub fn last_answer(&mut self) -> Result<Answer> {
+        let answers = self.answers()?;
+        answers
+            .into_iter()
+            .next_back()
+            .ok_or_else(|| Error::Internal(format!("nothing was asked of {}", self.server)))
     }
 
     /// Whether the server has been lost, or was never reached.
