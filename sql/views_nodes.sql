@@ -34,6 +34,6 @@ SELECT n.node,
 COMMENT ON VIEW repart.nodes IS 'servers that can hold shards, this one (local) included, with their latest sample: cpu and stalls as shares of 1, bytes and transactions per second, lag of a replica in seconds';
 
 CREATE VIEW repart.in_doubt AS
-SELECT p.node, p.gid, p.decision, p.purpose, p.decided_at, coalesce(p.error, t.error) AS error
+SELECT p.node, p.gid, p.decision, p.purpose, p.decided_at, coalesce(t.error, p.error) AS error
   FROM repart.two_phase p LEFT JOIN repart.node_state t ON t.node = p.node;
 COMMENT ON VIEW repart.in_doubt IS 'prepared transactions on nodes that are decided and not yet committed or rolled back there, and why not';

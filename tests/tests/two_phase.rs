@@ -5,7 +5,7 @@
 use postgres::Client;
 
 use repart_tests::cluster::{Cluster, Shutdown};
-use repart_tests::fleet::{Fleet, complaint};
+use repart_tests::fleet::{Fleet, complaint, wait_for_new_samples};
 use repart_tests::proxy::Proxy;
 use repart_tests::repart::Session;
 use repart_tests::wait::{LONG, wait_until};
@@ -343,13 +343,16 @@ fn a_node_that_hangs_while_it_is_told_is_told_again() {
             n + 4
         ));
     }
-    // From here on a commit there waits for a standby that does not exist: longer than anybody waits for the node.
+    // From here on a commit there waits for a standby that does not exist: longer than anybody waits for the node, and
+    // less long than the session there was told to.
     let mut south = Session::open(&fleet.south, "postgres");
     south.set("synchronous_standby_names", "'nobody'");
     south.wait_until(
         "SELECT current_setting('synchronous_standby_names') = 'nobody'",
         LONG,
     );
+    session.set("repart.node_timeout", "'500ms'");
+    wait_for_new_samples(&mut session, "south");
     for other in &mut sessions {
         other.run("COMMIT");
     }
