@@ -5,10 +5,10 @@ SELECT s.relation,
        c.oid::regclass AS shard,
        repart_bound(pg_catalog.pg_get_expr(c.relpartbound, c.oid), false) AS key_from,
        repart_bound(pg_catalog.pg_get_expr(c.relpartbound, c.oid), true) AS key_to,
-       'local'::text AS node,
-       coalesce(t.spcname, d.spcname)::text AS tablespace,
+       coalesce(v.srvname, 'local')::text AS node,
+       CASE WHEN v.oid IS NULL THEN coalesce(t.spcname, d.spcname) END::text AS tablespace,
        greatest(c.reltuples, 0)::bigint AS rows,
-       pg_catalog.pg_total_relation_size(c.oid) AS bytes,
+       CASE WHEN v.oid IS NULL THEN pg_catalog.pg_total_relation_size(c.oid) ELSE l.size END AS bytes,
        l.load,
        f.peak AS load_forecast,
        s.colocation_group
@@ -18,7 +18,9 @@ SELECT s.relation,
   LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace
   CROSS JOIN (SELECT ts.spcname FROM pg_catalog.pg_database db JOIN pg_catalog.pg_tablespace ts ON ts.oid = db.dattablespace
                WHERE db.datname = pg_catalog.current_database()) d
-  LEFT JOIN LATERAL (SELECT a.reads + a.writes AS load FROM repart.samples a
+  LEFT JOIN pg_catalog.pg_foreign_table g ON g.ftrelid = c.oid
+  LEFT JOIN pg_catalog.pg_foreign_server v ON v.oid = g.ftserver
+  LEFT JOIN LATERAL (SELECT a.reads + a.writes AS load, a.size FROM repart.samples a
                       WHERE a.shard = c.oid ORDER BY a.at DESC LIMIT 1) l ON true
   LEFT JOIN LATERAL (SELECT max(q) AS peak FROM repart.forecast_curves u, pg_catalog.unnest(u.q90) q
                       WHERE u.shard = c.oid AND u.metric = 'load') f ON true

@@ -128,6 +128,16 @@ pub enum Error {
         /// Why not.
         source: ForecastError,
     },
+    /// Another server cannot be reached, or was lost.
+    #[error("{} {server}", if *connected { "lost the connection to" } else { "could not connect to" })]
+    Unreachable {
+        /// Which one, such as `node "north"`.
+        server: String,
+        /// Why, without secrets.
+        cause: String,
+        /// Whether it was connected to before.
+        connected: bool,
+    },
     /// JSON that repart wrote or was given cannot be read.
     #[error("invalid JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -178,6 +188,10 @@ impl Error {
             Self::Waiting(_) => Code::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::Superseded(_) => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Forecast { .. } => Code::ERRCODE_NO_DATA,
+            Self::Unreachable {
+                connected: true, ..
+            } => Code::ERRCODE_CONNECTION_FAILURE,
+            Self::Unreachable { .. } => Code::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Self::Sql { code, .. } => *code,
             Self::Spi(_) | Self::State(_) | Self::Internal(_) => Code::ERRCODE_INTERNAL_ERROR,
         }
@@ -188,6 +202,7 @@ impl Error {
         match self {
             Self::Unsupported { detail, .. } if !detail.is_empty() => Some(detail),
             Self::Sql { detail, .. } => detail.as_deref(),
+            Self::Unreachable { cause, .. } => Some(cause),
             _ => None,
         }
     }
@@ -208,6 +223,11 @@ impl Error {
             | Self::DiskFull { hint, .. }
             | Self::InUse { hint, .. }
             | Self::Missing { hint, .. } => hint.clone(),
+            Self::Unreachable {
+                connected: false, ..
+            } => {
+                "Check that the server runs, and the options of the foreign server and of the user mapping.".to_owned()
+            }
             Self::MissingColumn { .. } => "Give the name of a column of the table.".to_owned(),
             Self::Backlog(..) => {
                 "Migrate when fewer rows are written, or raise repart.max_backlog or repart.max_copy_rate.".to_owned()

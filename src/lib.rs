@@ -11,6 +11,7 @@ mod decide;
 mod error;
 mod manage;
 mod migrate;
+mod nodes;
 mod observe;
 mod pg;
 mod settings;
@@ -28,6 +29,24 @@ extension_sql_file!(
     "../sql/views_observe.sql",
     name = "views_observe",
     requires = ["catalog", api::heat::repart_heat]
+);
+extension_sql_file!("../sql/nodes.sql", name = "nodes", requires = ["catalog"]);
+extension_sql_file!(
+    "../sql/views_nodes.sql",
+    name = "views_nodes",
+    requires = ["nodes"]
+);
+extension_sql_file!(
+    "../sql/grants_nodes.sql",
+    name = "grants_nodes",
+    requires = [
+        "views_nodes",
+        api::nodes::repart_run_on_nodes,
+        api::nodes::repart_add_node,
+        api::nodes::repart_remove_node,
+        api::nodes::repart_drain_node,
+        api::nodes::repart_node_usage
+    ]
 );
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 

@@ -5,6 +5,7 @@ mod forecast;
 pub mod heat;
 pub mod manage;
 mod migrate;
+pub mod nodes;
 mod observe;
 mod plan;
 pub mod regclass;

@@ -1,6 +1,6 @@
 //! Deleting what is older than `repart.retention` from the tables that only grow, and the order of it.
 
-use crate::catalog::{lineage, outcomes, plans, samples};
+use crate::catalog::{lineage, nodes, outcomes, plans, samples};
 use crate::error::Result;
 use crate::pg::{spi, time};
 
@@ -9,6 +9,7 @@ use crate::pg::{spi, time};
 pub fn purge(before: i64, limit: i64) -> Result<(u64, bool)> {
     let deleted = [
         samples::purge(before, limit)?,
+        nodes::purge(before, limit)?,
         lineage::purge(before, limit)?,
         plans::purge(before, limit)?,
         outcomes::purge(before, limit)?,

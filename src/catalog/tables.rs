@@ -94,6 +94,17 @@ pub fn insert(table: &ShardedTable) -> Result<()> {
     Ok(())
 }
 
+/// Notes that a table's unique indexes are on its shards only.
+pub fn set_leaf_keys(table: pg_sys::Oid) -> Result<()> {
+    role::as_superuser(|| {
+        spi::run(
+            "UPDATE repart.sharded_tables SET leaf_keys = true WHERE relation = $1",
+            &[table.into()],
+        )
+    })?;
+    Ok(())
+}
+
 /// Stops managing a table, and forgets what is known about its present shards.
 pub fn delete(table: pg_sys::Oid) -> Result<()> {
     role::as_superuser(|| {

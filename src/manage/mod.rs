@@ -8,6 +8,7 @@ mod checks;
 mod colocate;
 mod convert;
 mod key;
+pub mod leaf_keys;
 mod names;
 mod publications;
 mod references;
@@ -27,11 +28,13 @@ use crate::pg::{guc, lock, on_commit, relation, role, spi};
 use crate::settings;
 
 /// Manages a table, partitioning it first if it is plain, and puts it into the colocation group of another one, if
-/// that is given; returns the number of its shards.
+/// that is given; returns the number of its shards. With `leaf_keys`, its unique indexes move to its shards, also if it
+/// is managed already.
 pub fn manage(
     relation: pg_sys::Oid,
     shard_key: Option<&str>,
     colocate_with: Option<pg_sys::Oid>,
+    leaf_keys: bool,
 ) -> Result<i32> {
     checks::require_read_committed()?;
     relation::require_owner(relation)?;
@@ -45,17 +48,38 @@ pub fn manage(
     let shards = guc::with_settings(&settings, || {
         let table = locked(relation)?;
         let Some(other) = colocate_with else {
-            return Ok(start(&table, shard_key)?.1);
+            let is_known = leaf_keys && is_without_leaf_keys(&table)?;
+            let (table, shards) = if is_known {
+                let shards = count_shards(&table)?;
+                (table, shards)
+            } else {
+                start(&table, shard_key)?
+            };
+            if leaf_keys {
+                leaf_keys::move_down(&table)?;
+            }
+            return Ok(shards);
         };
         colocate::check(&table, other)?;
         if tables::find(table.oid)?.is_some() {
+            if leaf_keys && is_without_leaf_keys(&table)? {
+                leaf_keys::move_down(&table)?;
+            }
             return colocate::join(&table, other);
         }
         let (table, _) = start(&table, shard_key)?;
+        if leaf_keys {
+            leaf_keys::move_down(&table)?;
+        }
         colocate::join(&table, other)
     })?;
     on_commit::wake_workers();
     Ok(shards)
+}
+
+/// Whether a table is managed, with its unique indexes still on the table itself.
+fn is_without_leaf_keys(table: &Table) -> Result<bool> {
+    Ok(tables::find(table.oid)?.is_some_and(|table| !table.leaf_keys))
 }
 
 /// Manages a table that is locked; returns the sharded table with the number of its shards.

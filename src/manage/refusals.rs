@@ -1,11 +1,12 @@
 //! What repart cannot carry over, or could not migrate later: refused when a table is to be managed, with
 //! the objects concerned and the remedy. Each refusal is a query that lists these objects.
 
+use crate::catalog::nodes;
 use crate::error::{Error, Result};
 use crate::manage::key::Key;
 use crate::manage::table::Table;
 use crate::pg::dependents::{self, Except};
-use crate::pg::spi;
+use crate::pg::{role, spi};
 
 /// One thing that is refused. `$1` of the query is the table; each row is the description of an object.
 struct Refusal {
@@ -35,13 +36,6 @@ const PARTITIONED: &[Refusal] = &[
                    WHERE i.inhparent = $1 AND c.relkind = 'p' ORDER BY 1",
         what: "has partitions that are partitioned themselves",
         hint: "repart manages tables whose partitions are all leaves.",
-    },
-    Refusal {
-        objects: "SELECT pg_describe_object('pg_class'::regclass, c.oid, 0)
-                    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                   WHERE i.inhparent = $1 AND c.relkind = 'f' ORDER BY 1",
-        what: "has foreign tables as partitions",
-        hint: "Shards on other nodes come with a later version of repart.",
     },
     Refusal {
         objects: "SELECT pg_describe_object('pg_class'::regclass, c.oid, 0)
@@ -160,7 +154,31 @@ pub fn check_any(table: &Table) -> Result<()> {
 
 /// Refuses what is refused for partitioned tables.
 pub fn check_partitioned(table: &Table) -> Result<()> {
-    check(PARTITIONED, table)
+    check(PARTITIONED, table)?;
+    check_foreign(table)
+}
+
+/// Foreign partitions must be on nodes: of other servers, nothing would be known of their load.
+fn check_foreign(table: &Table) -> Result<()> {
+    let strangers = role::as_superuser(|| nodes::strangers(table.oid))?;
+    let Some((_, server)) = strangers.first() else {
+        return Ok(());
+    };
+    let shards: Vec<String> = strangers
+        .iter()
+        .map(|(shard, server)| format!("{shard} on server {server}"))
+        .collect();
+    Err(refused(
+        &format!(
+            "table \"{}\" has foreign tables as partitions on servers that are no nodes",
+            table.name
+        ),
+        &shards,
+        &format!(
+            "Run SELECT repart_add_node({}) first.",
+            spi::quote_literal(server)
+        ),
+    ))
 }
 
 /// Refuses what is refused for plain tables.

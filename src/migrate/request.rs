@@ -3,9 +3,11 @@
 use pgrx::pg_sys;
 
 use crate::catalog::journal::{Kind, Source, Spec, Target};
+use crate::catalog::nodes;
 use crate::catalog::shards::{self, Shard, ShardKey};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
+use crate::manage::leaf_keys;
 use crate::pg::{literal, relation, role, spi};
 
 /// A migration that was asked for.
@@ -150,11 +152,12 @@ pub fn relocate(
     tablespace: Option<&str>,
 ) -> Result<Wanted> {
     let (table, shard) = managed_shard(shard)?;
-    if node.is_some_and(|node| node != "local") {
+    if let Some(node) = node.filter(|node| *node != nodes::LOCAL) {
+        require_can_leave(table, node)?;
         return Err(Error::Unsupported {
             what: "shards cannot be moved to other nodes yet".to_owned(),
             detail: String::new(),
-            hint: "Only node \"local\" exists; give a tablespace.".to_owned(),
+            hint: "Only to node \"local\"; give a tablespace.".to_owned(),
         });
     }
     let Some(tablespace) = tablespace else {
@@ -190,6 +193,34 @@ pub fn relocate(
         kind: Kind::Move,
         table,
         spec,
+    })
+}
+
+/// Fails if the node cannot have shards of the table.
+fn require_can_leave(table: pg_sys::Oid, node: &str) -> Result<()> {
+    if role::as_superuser(|| nodes::find(node))?.is_none() {
+        return Err(Error::Missing {
+            what: format!("node \"{node}\" does not exist"),
+            hint: format!(
+                "See SELECT * FROM repart.nodes, or add it with SELECT repart_add_node({}).",
+                spi::quote_literal(node)
+            ),
+        });
+    }
+    let indexes = leaf_keys::obstacles(table)?;
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    let name = relation::display_name(table)?;
+    Err(Error::Prerequisite {
+        what: format!(
+            "table \"{name}\" has unique indexes ({}), with which PostgreSQL admits no shards on other servers",
+            indexes.join(", ")
+        ),
+        hint: format!(
+            "Run SELECT repart_manage({}, leaf_keys => true), which moves them to the shards.",
+            spi::quote_literal(relation::name(table)?)
+        ),
     })
 }
 

@@ -70,6 +70,18 @@ pub fn pause(timeout: Duration) {
     check_for_interrupts();
 }
 
+/// Forgets that somebody woke this process: whoever waited looks at everything now.
+pub fn reset_latch() {
+    // SAFETY: the latch of this process.
+    unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) }
+}
+
+/// Wakes this process itself, so that its next wait ends at once: for who was woken while it waited for something else.
+pub fn wake_myself() {
+    // SAFETY: the latch of this process.
+    unsafe { pg_sys::SetLatch(pg_sys::MyLatch) }
+}
+
 /// Ends the statement or process here if somebody asked for it. Outside of a transaction there is no
 /// statement to cancel, and a request for that is dropped, as it is in an idle session.
 pub fn check_for_interrupts() {

@@ -40,3 +40,22 @@ pub fn take_from_partition(constraint: pg_sys::Oid) {
         pg_sys::CommandCounterIncrement();
     }
 }
+
+/// Makes an index of a partition, and the constraint that it carries (invalid for none), independent of those of the
+/// partitioned table. This is what DETACH PARTITION does with them (`DetachPartitionFinalize` in tablecmds.c, the same
+/// in PostgreSQL 15 to 18), by the same functions. No row is looked at.
+pub fn take_index_from_partition(index: pg_sys::Oid, constraint: pg_sys::Oid) {
+    // SAFETY: inside a transaction with an active snapshot; index and constraint were looked up under an exclusive lock
+    // of the partition, and have parents, as the calls ask. The lock of the index is kept to the end of the transaction.
+    unsafe {
+        let relation = pg_sys::index_open(index, pg_sys::AccessExclusiveLock as i32);
+        pg_sys::IndexSetParentIndex(relation, pg_sys::InvalidOid);
+        pg_sys::index_close(relation, pg_sys::NoLock as i32);
+        if constraint != pg_sys::InvalidOid {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                ConstraintSetParentConstraint(constraint, pg_sys::InvalidOid, pg_sys::InvalidOid);
+            });
+        }
+        pg_sys::CommandCounterIncrement();
+    }
+}

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod grants;
 pub mod guc;
 pub mod jsonb;
+pub mod libpq;
 pub mod literal;
 pub mod lock;
 pub mod name;

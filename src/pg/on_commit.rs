@@ -17,6 +17,15 @@ pub fn wake_workers() {
     });
 }
 
+/// As [`wake_workers`], also if the transaction rolls back: for what it did elsewhere has to be undone then.
+pub fn wake_workers_in_any_case() {
+    wake_workers();
+    let database = background::my_database();
+    register_xact_callback(PgXactCallbackEvent::Abort, move || {
+        shared::announce(database)
+    });
+}
+
 /// Cancels the running statement of a worker, so that it looks at once at what this transaction changed.
 pub fn interrupt(pid: i32) {
     if pid != 0 {

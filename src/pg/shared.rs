@@ -39,6 +39,10 @@ pub struct Database {
     pub pid: i32,
     /// When the observer was last asked for, in µs since the PostgreSQL epoch.
     pub asked_at: i64,
+    /// The process of its watcher, which looks after nodes; 0 where none has started.
+    pub watcher: i32,
+    /// When the watcher was last asked for, in µs since the PostgreSQL epoch.
+    pub watcher_asked_at: i64,
 }
 
 /// One mover.
@@ -70,6 +74,8 @@ const NO_DATABASE: Database = Database {
     presence: Presence::Unknown,
     pid: 0,
     asked_at: 0,
+    watcher: 0,
+    watcher_asked_at: 0,
 };
 const NO_MOVER: Mover = Mover {
     database: pg_sys::InvalidOid,
@@ -159,15 +165,16 @@ pub fn newest_cutover() -> u64 {
 /// Whether something happened in this database that its workers should see to now: looks for the
 /// extension again and wakes the observer.
 pub fn announce(database: pg_sys::Oid) {
-    let (launcher, observer) = workers(|workers| {
-        let observer = workers.database_mut(database).map_or(0, |slot| {
+    let (launcher, observer, watcher) = workers(|workers| {
+        let (observer, watcher) = workers.database_mut(database).map_or((0, 0), |slot| {
             if slot.presence == Presence::Absent {
                 slot.presence = Presence::Unknown;
             }
-            slot.pid
+            (slot.pid, slot.watcher)
         });
-        (workers.launcher, observer)
+        (workers.launcher, observer, watcher)
     });
+    background::wake(watcher);
     if !background::wake(observer) {
         background::wake(launcher);
     }

@@ -103,10 +103,10 @@ pub fn vacuum(command: &str) -> Result<()> {
     outcome
 }
 
-/// Makes the commits so far durable. A row does not count as visible to everybody while a commit near its own, with
+/// Makes the commits so far durable, whatever `synchronous_commit` was for them. A row does not count as visible to everybody while a commit near its own, with
 /// `synchronous_commit = off` or of a transaction without changes, has not reached the disk: VACUUM would leave its
 /// page out of the visibility map, and nobody would come back to it soon.
-fn flush_log() {
+pub fn flush_log() {
     // SAFETY: both only look at and write shared state of the log, under its own locks.
     unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) }
 }

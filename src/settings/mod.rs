@@ -103,6 +103,13 @@ static SAMPLER: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// One in 16: a busy shard has its hundred keys within seconds, and looking at keys costs some tenths of a per cent.
 static SAMPLE_RATE: GucSetting<i32> = GucSetting::<i32>::new(16);
 
+/// Five seconds: an order of magnitude above what a busy server on another continent needs, and short enough that a
+/// dead one is known as such before the next sample is due.
+static NODE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+
+/// Empty: over the first socket directory of this server, which Debian's peer authentication admits.
+static LOCAL_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
 /// For tests of crash recovery: the mover waits at the named point of a migration.
 static HOLD_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -243,6 +250,16 @@ pub fn sampler() -> bool {
 /// `repart.sample_rate`: keys are looked at in one statement of so many.
 pub fn sample_rate() -> u32 {
     u32::try_from(SAMPLE_RATE.get()).unwrap_or(1).max(1)
+}
+
+/// `repart.node_timeout`.
+pub fn node_timeout() -> Duration {
+    millis(&NODE_TIMEOUT)
+}
+
+/// `repart.local_conninfo`; empty means over the unix socket.
+pub fn local_conninfo() -> String {
+    text(&LOCAL_CONNINFO)
 }
 
 /// `repart.hold_at`, for tests of crash recovery; empty means nowhere.

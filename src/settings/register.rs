@@ -13,6 +13,7 @@ pub fn register() {
     register_forecasting();
     register_planning();
     register_migrating();
+    register_nodes();
     crate::pg::guc::reserve_prefix(c"repart");
 }
 
@@ -244,6 +245,27 @@ fn register_migrating() {
         &HOLD_AT,
         GucContext::Sighup,
         GucFlags::NO_SHOW_ALL,
+    );
+}
+
+fn register_nodes() {
+    GucRegistry::define_int_guc(
+        c"repart.node_timeout",
+        c"How long repart waits for an answer of a node before it takes it for unreachable.",
+        c"",
+        &NODE_TIMEOUT,
+        100,
+        600_000,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_string_guc(
+        c"repart.local_conninfo",
+        c"How repart connects to its own server, for copying to and from nodes; empty: over the unix socket.",
+        c"",
+        &LOCAL_CONNINFO,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
     );
 }
 

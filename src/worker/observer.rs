@@ -8,10 +8,11 @@ use pgrx::prelude::*;
 use crate::catalog::{cutovers, extension, journal, tables};
 use crate::error::Result;
 use crate::migrate::{apply, janitor};
+use crate::nodes::watch::Local;
 use crate::pg::shared::{self, Presence};
 use crate::pg::{background, guc, txn};
 use crate::settings::{self, Mode};
-use crate::worker::mover;
+use crate::worker::{mover, watcher};
 use crate::{decide, observe};
 
 /// The longest time between two looks at the journal; usually a commit wakes the observer.
@@ -86,6 +87,8 @@ struct Observer {
     sampled: Option<Instant>,
     planned: Option<Instant>,
     purged: Option<Instant>,
+    /// What this server was doing at the last sample.
+    local: Local,
     /// The last error of each job, so that one that stays is logged once.
     errors: BTreeMap<&'static str, String>,
     /// When the mover of each migration was last asked for.
@@ -99,6 +102,7 @@ impl Observer {
             sampled: None,
             planned: None,
             purged: None,
+            local: Local::default(),
             errors: BTreeMap::new(),
             started: BTreeMap::new(),
         }
@@ -111,6 +115,7 @@ impl Observer {
         if due(self.tidied, TIDY_INTERVAL) {
             self.tidied = Some(Instant::now());
             self.run("tidying", janitor::round);
+            self.run("looking for nodes", watcher::ensure);
         }
         if settings::mode() == Mode::Off {
             return;
@@ -118,6 +123,9 @@ impl Observer {
         if due(self.sampled, settings::sample_interval()) {
             self.sampled = Some(Instant::now());
             self.run("sampling", || txn::run(observe::sample).map(|_| ()));
+            let mut local = std::mem::take(&mut self.local);
+            self.run("measuring", || txn::run(|| local.measure()));
+            self.local = local;
         }
         if due(self.planned, settings::forecast_interval()) {
             self.planned = Some(Instant::now());

@@ -155,6 +155,11 @@ impl Cluster {
         self.pg_ctl(&["start"]);
     }
 
+    /// Starts it again after [`Cluster::stop`].
+    pub fn start_again(&self) {
+        self.pg_ctl(&["start"]);
+    }
+
     /// Stops the server.
     pub fn stop(&self, how: Shutdown) {
         self.pg_ctl(&["stop", "-m", how.mode()]);
@@ -169,6 +174,20 @@ impl Cluster {
             .user("postgres")
             .dbname(database);
         config
+    }
+
+    /// Its port, on 127.0.0.1 and in the name of its socket.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The options of a foreign server that leads to a database here.
+    pub fn server_options(&self, database: &str) -> String {
+        format!(
+            "host '{}', port '{}', dbname '{database}'",
+            self.run_dir.path().display(),
+            self.port
+        )
     }
 
     /// A new session.

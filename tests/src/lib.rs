@@ -2,6 +2,7 @@
 //!
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
+//! - [`fleet`]: a coordinator with nodes and a replica of one; [`proxy`] cuts one off;
 //! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
 //! - [`disk`]: a small file system to fill;
 //! - [`snapshot`]: transactions that are older than a cutover;
@@ -23,7 +24,9 @@ pub mod control;
 pub mod describe;
 pub mod disk;
 pub mod family;
+pub mod fleet;
 pub mod matrix;
+pub mod proxy;
 pub mod repart;
 pub mod run_dir;
 pub mod snapshot;

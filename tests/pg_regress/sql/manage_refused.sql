@@ -12,8 +12,6 @@ SELECT repart_manage(4294967295::oid::regclass) IS NULL;
 CREATE TABLE plain (id int PRIMARY KEY, other int NOT NULL, maybe int, doc json NOT NULL, at point NOT NULL,
                     twice int GENERATED ALWAYS AS (id * 2) STORED NOT NULL);
 INSERT INTO plain VALUES (1, 1, 1, '{}', '(0,0)');
-SELECT repart_manage('plain', leaf_keys => true);
-\echo :SQLSTATE
 SELECT repart_manage('plain', leaf_keys => NULL);
 \echo :SQLSTATE
 SELECT repart_manage('plain', colocate_with => 'plain');

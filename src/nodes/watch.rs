@@ -1,0 +1,338 @@
+//! Watching nodes: asking all of them at the same time what they are doing, and storing the answers.
+//!
+//! Nodes that answered the last time are asked first, together, and their answers stored before any other is tried
+//! again: one that is away costs the others nothing, and one that goes away costs them one `repart.node_timeout`, once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crate::catalog::journal;
+use crate::catalog::nodes::{self, LOCAL, Node, Placed};
+use crate::catalog::samples;
+use crate::error::{Error, Result};
+use crate::nodes::connect;
+use crate::nodes::facts::{FACTS, Facts};
+use crate::nodes::reading::{self, Reading};
+use crate::nodes::{shards, two_phase};
+use crate::pg::libpq::{self, Connection, Conninfo};
+use crate::pg::{spi, time, txn};
+use crate::settings::{self, Mode};
+
+/// What this server was doing at the last look.
+#[derive(Default)]
+pub struct Local(Option<Reading>);
+
+impl Local {
+    /// Looks, and stores the load since the last look. Inside a transaction.
+    pub fn measure(&mut self) -> Result<()> {
+        let facts = Facts::here()?;
+        let json = spi::value::<String>(&reading::question(&facts), &[])?
+            .ok_or_else(|| Error::Internal("a query without a row".to_owned()))?;
+        let now: Reading = serde_json::from_str(&json)?;
+        nodes::note_seen(LOCAL, &serde_json::to_string(&facts)?)?;
+        if let Some(sample) = self
+            .0
+            .as_ref()
+            .and_then(|before| reading::sample(before, &now))
+        {
+            nodes::insert_sample(LOCAL, time::clock(), &sample)?;
+        }
+        self.0 = Some(now);
+        Ok(())
+    }
+}
+
+/// A node that is watched.
+struct Watched {
+    node: Node,
+    conninfo: Conninfo,
+    connection: Connection,
+    /// What it said of itself when it was connected to, as JSON too.
+    facts: Option<(Facts, String)>,
+    previous: Option<Reading>,
+    /// The shards that it was asked about.
+    asked: Vec<Placed>,
+    /// What it had counted of them then.
+    counted: shards::Counted,
+}
+
+/// All nodes of this database.
+#[derive(Default)]
+pub struct Watch {
+    /// Those that answer, by name.
+    known: BTreeMap<String, Watched>,
+    /// Those that did not when they were last asked.
+    away: BTreeSet<String>,
+}
+
+impl Watch {
+    /// Looks after all nodes: finishes what is prepared on them and decided; where `due`, asks them what they are doing;
+    /// with `retry`, also tries those that were away. Outside of a transaction.
+    pub fn round(&mut self, due: bool, retry: bool) -> Result<()> {
+        let listed = txn::run(nodes::all)?;
+        let mut known = std::mem::take(&mut self.known);
+        let (mut healthy, mut others) = (Vec::new(), Vec::new());
+        for node in &listed {
+            let conninfo = match txn::run(|| connect::conninfo(node)) {
+                Ok(conninfo) => conninfo,
+                Err(error) => {
+                    note_failure(node, &error)?;
+                    continue;
+                }
+            };
+            match known.remove(&node.name) {
+                Some(watched) if watched.is_usable(node, &conninfo) => healthy.push(watched),
+                _ => others.push((node.clone(), conninfo)),
+            }
+        }
+        self.look_after(healthy, due)?;
+        others.retain(|(node, _)| retry || !self.is_away(node));
+        self.away
+            .extend(others.iter().map(|(node, _)| node.name.clone()));
+        self.look_after(begin(others)?, due)
+    }
+
+    /// Whether a node was tried before, in vain.
+    fn is_away(&self, node: &Node) -> bool {
+        self.away.contains(&node.name)
+    }
+
+    fn look_after(&mut self, nodes: Vec<Watched>, due: bool) -> Result<()> {
+        let nodes = resolve(nodes)?;
+        if due && settings::mode() != Mode::Off {
+            return self.ask(nodes);
+        }
+        for watched in nodes {
+            self.keep(watched);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, watched: Watched) {
+        self.away.remove(&watched.node.name);
+        self.known.insert(watched.node.name.clone(), watched);
+    }
+
+    /// Asks nodes that are connected to, and keeps those that answer; then what they count of shards.
+    fn ask(&mut self, mut nodes: Vec<Watched>) -> Result<()> {
+        for watched in &mut nodes {
+            if let Some((facts, _)) = &watched.facts {
+                watched.connection.say(&reading::question(facts))?;
+            }
+        }
+        converse(&mut nodes)?;
+        let mut answering = Vec::new();
+        for mut watched in nodes {
+            match watched.take_reading() {
+                Ok(()) => answering.push(watched),
+                Err(error) => note_failure(&watched.node, &error)?,
+            }
+        }
+        ask_for_shards(&mut answering)?;
+        for watched in answering {
+            self.keep(watched);
+        }
+        Ok(())
+    }
+}
+
+/// Connects to nodes; returns those that can be asked.
+fn begin(nodes: Vec<(Node, Conninfo)>) -> Result<Vec<Watched>> {
+    let mut begun = Vec::new();
+    for (node, conninfo) in nodes {
+        let label = connect::label(&node.name);
+        match connect::begin(&label, &conninfo, settings::node_timeout()) {
+            Ok(mut connection) => {
+                connection.say(FACTS)?;
+                begun.push(Watched {
+                    node,
+                    conninfo,
+                    connection,
+                    facts: None,
+                    previous: None,
+                    asked: Vec::new(),
+                    counted: shards::Counted::new(),
+                });
+            }
+            Err(error) => note_failure(&node, &error)?,
+        }
+    }
+    converse(&mut begun)?;
+    let mut connected = Vec::new();
+    for mut watched in begun {
+        match watched.take_facts() {
+            Ok(()) => connected.push(watched),
+            Err(error) => note_failure(&watched.node, &error)?,
+        }
+    }
+    Ok(connected)
+}
+
+/// Finishes what is prepared on nodes and decided; returns those that could be asked.
+fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
+    let mut reached: Vec<two_phase::Reached> = nodes
+        .iter_mut()
+        .map(|watched| two_phase::Reached {
+            node: &watched.node.name,
+            connection: &mut watched.connection,
+        })
+        .collect();
+    let failed = two_phase::resolve(&mut reached)?;
+    let mut answering = Vec::new();
+    for (n, watched) in nodes.into_iter().enumerate() {
+        match failed.iter().find(|(failed, _)| *failed == n) {
+            Some((_, error)) => note_failure(&watched.node, error)?,
+            None => answering.push(watched),
+        }
+    }
+    Ok(answering)
+}
+
+/// Samples the shards on these nodes; what replicas served is added to what their primaries did. A node that cannot tell
+/// now leaves a gap, as a shard here does whose counters cannot be read.
+fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
+    let placed = txn::run(nodes::placed)?;
+    for watched in nodes.iter_mut() {
+        watched.asked = placed
+            .iter()
+            .filter(|placed| placed.node == watched.node.primary())
+            .cloned()
+            .collect();
+        if !watched.asked.is_empty() {
+            watched.connection.say(&shards::question(&watched.asked))?;
+        }
+    }
+    converse(nodes)?;
+    let mut load = shards::Load::default();
+    for watched in nodes.iter_mut() {
+        if watched.asked.is_empty() {
+            watched.counted.clear();
+            continue;
+        }
+        match watched.connection.last_answer() {
+            Ok(answer) => {
+                let counted = shards::read(&watched.asked, &answer, time::clock());
+                load.add(
+                    &counted,
+                    &watched.counted,
+                    watched.node.replica_of.is_some(),
+                );
+                watched.counted = counted;
+            }
+            Err(error) => {
+                pgrx::debug1!("repart watcher: {error}");
+                watched.counted.clear();
+            }
+        }
+    }
+    let samples = load.samples();
+    if !samples.is_empty() {
+        txn::run(|| samples::insert(&samples))?;
+    }
+    Ok(())
+}
+
+fn converse(nodes: &mut [Watched]) -> Result<()> {
+    let mut connections: Vec<&mut Connection> = nodes
+        .iter_mut()
+        .map(|watched| &mut watched.connection)
+        .collect();
+    libpq::converse(&mut connections, Instant::now() + settings::node_timeout())
+}
+
+/// Stores that a node answers, and what it says of itself; if it did not before, an event says so.
+fn note_seen(name: &str, facts: &str) -> Result<()> {
+    if nodes::note_seen(name, facts)? {
+        let message = format!("node \"{name}\" answers again");
+        journal::event("notice", None, &message)?;
+    }
+    Ok(())
+}
+
+/// Stores why a node does not answer; an event says so once.
+fn note_failure(node: &Node, error: &Error) -> Result<()> {
+    let cause = match error.detail() {
+        Some(detail) => format!("{error}: {detail}"),
+        None => error.to_string(),
+    };
+    txn::run(|| {
+        if nodes::note_failure(&node.name, &cause)? {
+            journal::event("warning", None, &cause)?;
+        }
+        Ok(())
+    })
+}
+
+impl Watched {
+    /// Whether its connection still is what the foreign server and the user mapping say.
+    fn is_usable(&self, node: &Node, conninfo: &Conninfo) -> bool {
+        self.node == *node && self.conninfo == *conninfo && !self.connection.is_broken()
+    }
+
+    fn take_facts(&mut self) -> Result<()> {
+        let json: String = self.connection.last_answer()?.require(0, 0)?;
+        let facts = Facts::read(&json)?;
+        self.require_role(facts.replica)?;
+        txn::run(|| {
+            self.require_same_database(&facts)?;
+            note_seen(&self.node.name, &json)
+        })?;
+        self.facts = Some((facts, json));
+        Ok(())
+    }
+
+    fn take_reading(&mut self) -> Result<()> {
+        let json: String = self.connection.last_answer()?.require(0, 0)?;
+        let now: Reading = serde_json::from_str(&json)?;
+        self.require_role(now.replica)?;
+        let name = self.node.name.as_str();
+        let facts = self.facts.as_ref().map_or("{}", |(_, json)| json);
+        let sample = self
+            .previous
+            .as_ref()
+            .and_then(|before| reading::sample(before, &now));
+        txn::run(|| {
+            note_seen(name, facts)?;
+            sample.map_or(Ok(()), |sample| {
+                nodes::insert_sample(name, time::clock(), &sample)
+            })
+        })?;
+        self.previous = Some(now);
+        Ok(())
+    }
+
+    /// Where a foreign server leads elsewhere, what was prepared or kept there would be looked for in vain, and taken
+    /// for done.
+    fn require_same_database(&self, facts: &Facts) -> Result<()> {
+        let Some(stored) = nodes::facts_of(&self.node.name)? else {
+            return Ok(());
+        };
+        if Facts::read(&stored)?.is_same_database(facts) {
+            return Ok(());
+        }
+        Err(Error::Prerequisite {
+            what: format!(
+                "node \"{}\" leads to another database than before",
+                self.node.name
+            ),
+            hint: "Correct the options of the foreign server, or add the node again.".to_owned(),
+        })
+    }
+
+    /// A replica that was promoted, or a primary that became a replica, is not what it was added as.
+    fn require_role(&self, replica: bool) -> Result<()> {
+        let is_replica = self.node.replica_of.is_some();
+        if replica == is_replica {
+            return Ok(());
+        }
+        let what = if is_replica {
+            "is no replica any more"
+        } else {
+            "has become a replica"
+        };
+        Err(Error::Prerequisite {
+            what: format!("node \"{}\" {what}", self.node.name),
+            hint: "Remove it, and add it as what it is now.".to_owned(),
+        })
+    }
+}
