@@ -194,6 +194,9 @@ pub struct Forecast {
     pub q90: Vec<f64>,
     /// The value that one in a hundred exceeds, per step.
     pub q99: Vec<f64>,
+    /// The value that the highest of all steps up to and with this one exceeds once in ten, per step: what
+    /// a plan must be able to carry. Not below the highest `q50` so far, and ascending.
+    pub peak: Vec<f64>,
     /// The model that was used: "seasonal_naive", "ets" or "mstl".
     pub model: String,
     /// 1 − pinball loss / pinball loss of seasonal naive over the rolling backtest, in [-1, 1].
@@ -233,6 +236,7 @@ pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, Forecast
         start: series.end(),
         step: series.step,
         q50: rescale(bands.q50),
+        peak: rescale(bands.q90.clone()),
         q90: rescale(bands.q90),
         q99: rescale(bands.q99),
         model: choice.model.to_owned(),
