@@ -87,7 +87,11 @@ impl Arguments {
     fn set(&mut self, option: &str, value: &str) -> Result<(), Error> {
         let number = || {
             let wrong = || usage(format!("--{option} must be a positive number, not {value}"));
-            value.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(wrong)
+            value
+                .parse::<usize>()
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(wrong)
         };
         let micros = || number().map(|seconds| seconds as i64 * SECOND);
         match option {
@@ -103,7 +107,8 @@ impl Arguments {
             "m4" => self.m4 = number()?,
             "models" => {
                 let models: Result<_, _> = value.split(',').map(str::parse).collect();
-                self.models = models.map_err(|e: repart_core::forecast::ForecastError| usage(e.to_string()))?;
+                self.models = models
+                    .map_err(|e: repart_core::forecast::ForecastError| usage(e.to_string()))?;
             }
             _ => return Err(usage(format!("unknown option --{option}"))),
         }

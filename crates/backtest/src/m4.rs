@@ -59,7 +59,10 @@ fn rows(path: &Path) -> Result<Vec<Vec<f64>>, Error> {
     })?;
     let number = |field: &str| field.trim_matches('"').parse::<f64>();
     let row = |line: &str| -> Result<Vec<f64>, Error> {
-        let fields = line.split(',').skip(1).filter(|field| !matches!(*field, "" | "\"\"" | "NA"));
+        let fields = line
+            .split(',')
+            .skip(1)
+            .filter(|field| !matches!(*field, "" | "\"\"" | "NA"));
         let values: Result<Vec<f64>, _> = fields.map(number).collect();
         values.map_err(|e| Error::NotATrace {
             path: shown.clone(),
@@ -70,7 +73,12 @@ fn rows(path: &Path) -> Result<Vec<Vec<f64>>, Error> {
 }
 
 /// Evaluates one model. Validation forecasts the last 48 values of the histories instead.
-pub fn evaluate(all: &[(Vec<f64>, Vec<f64>)], model: Model, season: Season, arguments: &Arguments) -> Score {
+pub fn evaluate(
+    all: &[(Vec<f64>, Vec<f64>)],
+    model: Model,
+    season: Season,
+    arguments: &Arguments,
+) -> Score {
     let mut score = Score::default();
     let mut ratios = Vec::new();
     for (train, test) in all.iter().step_by(arguments.m4) {
@@ -83,23 +91,45 @@ pub fn evaluate(all: &[(Vec<f64>, Vec<f64>)], model: Model, season: Season, argu
             step: 3_600 * SECOND,
             values: past.to_vec(),
         };
-        let options = Options { horizon: HORIZON, season, model };
+        let options = Options {
+            horizon: HORIZON,
+            season,
+            model,
+        };
         let started = Instant::now();
-        let Ok(made) = forecast::forecast(&series, &options) else { continue };
+        let Ok(made) = forecast::forecast(&series, &options) else {
+            continue;
+        };
         score.millis += started.elapsed().as_secs_f64() * 1e3;
         score.smape += smape(&made.q50, future);
         score.mase += absolute(&made.q50, future) / scale(past);
-        let repeated: Vec<f64> = past.iter().skip(past.len() - FREQUENCY).copied().cycle().take(HORIZON).collect();
+        let repeated: Vec<f64> = past
+            .iter()
+            .skip(past.len() - FREQUENCY)
+            .copied()
+            .cycle()
+            .take(HORIZON)
+            .collect();
         let naive = absolute(&repeated, future);
         if naive > 0.0 {
             ratios.push((absolute(&made.q50, future) / naive).max(1e-3));
         }
-        let below = made.q90.iter().zip(future).filter(|(q, y)| *y <= *q).count();
+        let below = made
+            .q90
+            .iter()
+            .zip(future)
+            .filter(|(q, y)| *y <= *q)
+            .count();
         score.coverage += below as f64 / future.len() as f64;
         score.series += 1;
     }
     let count = score.series.max(1) as f64;
-    for mean in [&mut score.smape, &mut score.mase, &mut score.coverage, &mut score.millis] {
+    for mean in [
+        &mut score.smape,
+        &mut score.mase,
+        &mut score.coverage,
+        &mut score.millis,
+    ] {
         *mean /= count;
     }
     score.wape = geometric_mean(ratios.into_iter());
@@ -123,5 +153,9 @@ fn absolute(forecast: &[f64], measured: &[f64]) -> f64 {
 fn scale(past: &[f64]) -> f64 {
     let later = past.iter().skip(FREQUENCY);
     let pairs = past.len().saturating_sub(FREQUENCY).max(1) as f64;
-    later.zip(past).map(|(now, then)| (now - then).abs()).sum::<f64>() / pairs
+    later
+        .zip(past)
+        .map(|(now, then)| (now - then).abs())
+        .sum::<f64>()
+        / pairs
 }

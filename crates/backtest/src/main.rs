@@ -28,7 +28,11 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     for path in traces(&arguments.folder, &arguments.only)? {
         let trace = trace::read(&path, arguments.least_step, arguments.index_step)?;
         let Some(task) = Task::of(&trace, arguments) else {
-            println!("\n{}: skipped, its {} steps are too few", trace.name, trace.series.len());
+            println!(
+                "\n{}: skipped, its {} steps are too few",
+                trace.name,
+                trace.series.len()
+            );
             continue;
         };
         report::print_trace(&trace, &task);
@@ -53,7 +57,11 @@ fn traces(folder: &Path, only: &str) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if name.ends_with(".csv") && name.contains(only) && !m4::FILES.contains(&name.as_str()) {
             found.push(path);
         }
@@ -66,7 +74,9 @@ fn run_m4(arguments: &Arguments) -> Result<(), Error> {
     if !m4::FILES.iter().any(|name| name.contains(&arguments.only)) {
         return Ok(());
     }
-    let Some(all) = m4::read(&arguments.folder)? else { return Ok(()) };
+    let Some(all) = m4::read(&arguments.folder)? else {
+        return Ok(());
+    };
     let part = match arguments.part {
         Part::Test => "the official test set",
         Part::Validation => "the last 48 values of the training set",

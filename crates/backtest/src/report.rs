@@ -51,7 +51,9 @@ fn short(what: &str) -> &str {
 
 /// Prints a row per model.
 pub fn print_scores(scores: &Scores) {
-    let Some((_, naive)) = scores.first() else { return };
+    let Some((_, naive)) = scores.first() else {
+        return;
+    };
     for (name, score) in scores {
         println!("{}", row(name, score, naive));
     }
@@ -76,7 +78,10 @@ fn row(name: &str, score: &Score, naive: &Score) -> String {
             line += &format!(" {value:>9.3}");
         }
     }
-    let coverage = score.by_horizon.last().map_or(f64::NAN, |s| 100.0 * s.coverage());
+    let coverage = score
+        .by_horizon
+        .last()
+        .map_or(f64::NAN, |s| 100.0 * s.coverage());
     let windows = score.windows.max(1.0);
     let of_windows = |sum: f64| 100.0 * sum / windows;
     let forecasts = score.forecasts.max(1.0);
@@ -96,10 +101,23 @@ fn row(name: &str, score: &Score, naive: &Score) -> String {
 pub fn print_summary(all: &[Evaluated]) {
     let daily: Vec<&Evaluated> = all.iter().filter(|one| one.task.is_daily).collect();
     let Some(first) = daily.first() else { return };
-    println!("\nGeometric means over {} traces, relative to daily seasonal naive", daily.len());
+    println!(
+        "\nGeometric means over {} traces, relative to daily seasonal naive",
+        daily.len()
+    );
     println!(
         "{:<16} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  {:>15} {:>10} {:>10} {:>8}",
-        "model", "W/ 1 h", "W/ 6 h", "W/ 24 h", "P/ 1 h", "P/ 6 h", "P/ 24 h", "q90 cov. range", "q50 miss", "peak miss", "ms"
+        "model",
+        "W/ 1 h",
+        "W/ 6 h",
+        "W/ 24 h",
+        "P/ 1 h",
+        "P/ 6 h",
+        "P/ 24 h",
+        "q90 cov. range",
+        "q50 miss",
+        "peak miss",
+        "ms"
     );
     for (index, (name, _)) in first.scores.iter().enumerate() {
         let of_all: Vec<(&Score, &Score)> = daily
@@ -118,7 +136,11 @@ fn summary_row(name: &str, of_all: &[(&Score, &Score)]) -> String {
             line += &format!(" {:>9.3}", geometric_mean(of_all.iter().filter_map(value)));
         }
     }
-    let coverages = || of_all.iter().filter_map(|(s, _)| Some(100.0 * s.by_horizon.last()?.coverage()));
+    let coverages = || {
+        of_all
+            .iter()
+            .filter_map(|(s, _)| Some(100.0 * s.by_horizon.last()?.coverage()))
+    };
     let least = coverages().fold(f64::INFINITY, f64::min);
     let most = coverages().fold(0.0, f64::max);
     let mean = |pick: fn(&Score) -> f64| {
@@ -136,7 +158,10 @@ fn summary_row(name: &str, of_all: &[(&Score, &Score)]) -> String {
 /// Prints the head of the table of M4.
 pub fn print_m4_header(count: usize, part: &str) {
     println!("\nM4 hourly, {count} series, horizon 48, {part}");
-    println!("{:<16} {:>7} {:>7} {:>9} {:>9} {:>8}", "model", "sMAPE", "MASE", "rel. WAPE", "q90 cov.", "ms");
+    println!(
+        "{:<16} {:>7} {:>7} {:>9} {:>9} {:>8}",
+        "model", "sMAPE", "MASE", "rel. WAPE", "q90 cov.", "ms"
+    );
 }
 
 /// Prints a row of the table of M4.

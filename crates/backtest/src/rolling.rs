@@ -37,7 +37,9 @@ impl Task {
     pub fn of(trace: &Trace, arguments: &Arguments) -> Option<Self> {
         let day = trace.steps(DAY).filter(|day| *day > 1);
         let hours = |hours: i64| trace.steps(hours * 3_600 * SECOND);
-        let hourly = [1, 6, 24].into_iter().filter_map(|h| Some((hours(h)?, format!("{h} h"))));
+        let hourly = [1, 6, 24]
+            .into_iter()
+            .filter_map(|h| Some((hours(h)?, format!("{h} h"))));
         let by_step = [1, 7, 28].map(|steps| (steps, format!("{steps} steps")));
         let (horizons, names): (Vec<usize>, Vec<String>) = match day {
             Some(_) => hourly.unzip(),
@@ -77,7 +79,11 @@ pub fn evaluate(trace: &Trace, task: &Task, arguments: &Arguments) -> Scores {
     let season = arguments.season.map_or(Season::Auto, Season::Steps);
     let mut rows = vec![("naive (day)".to_owned(), Model::SeasonalNaive, naive)];
     if let Some(week) = trace.steps(7 * DAY).filter(|_| task.is_daily) {
-        rows.push(("naive (week)".to_owned(), Model::SeasonalNaive, Season::Steps(week)));
+        rows.push((
+            "naive (week)".to_owned(),
+            Model::SeasonalNaive,
+            Season::Steps(week),
+        ));
     }
     let models = arguments.models.iter();
     rows.extend(models.map(|model| (model.to_string(), *model, season)));
@@ -88,17 +94,35 @@ pub fn evaluate(trace: &Trace, task: &Task, arguments: &Arguments) -> Scores {
 
 fn score(trace: &Trace, task: &Task, model: Model, season: Season) -> Score {
     let horizon = task.horizons.last().copied().unwrap_or(1);
-    let options = Options { horizon, season, model };
+    let options = Options {
+        horizon,
+        season,
+        model,
+    };
     let mut score = Score::new(task.horizons.len());
     for origin in &task.origins {
         let past = Series {
             values: trace.series.values.iter().take(*origin).copied().collect(),
             ..trace.series.clone()
         };
-        let measured: Vec<f64> = trace.series.values.iter().skip(*origin).take(horizon).copied().collect();
+        let measured: Vec<f64> = trace
+            .series
+            .values
+            .iter()
+            .skip(*origin)
+            .take(horizon)
+            .copied()
+            .collect();
         let started = Instant::now();
-        let Ok(made) = forecast::forecast(&past, &options) else { continue };
-        score.add(&made, &measured, &task.horizons, started.elapsed().as_secs_f64() * 1e3);
+        let Ok(made) = forecast::forecast(&past, &options) else {
+            continue;
+        };
+        score.add(
+            &made,
+            &measured,
+            &task.horizons,
+            started.elapsed().as_secs_f64() * 1e3,
+        );
     }
     score
 }

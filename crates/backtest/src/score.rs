@@ -35,7 +35,9 @@ impl Sums {
         self.errors += (measured - quantiles[0]).abs();
         self.measured += measured.abs();
         let losses = LEVELS.iter().zip(quantiles);
-        self.pinball += losses.map(|(level, quantile)| pinball(measured - quantile, *level)).sum::<f64>();
+        self.pinball += losses
+            .map(|(level, quantile)| pinball(measured - quantile, *level))
+            .sum::<f64>();
         self.covered += f64::from(u8::from(measured <= quantiles[1] + 1e-9 * measured.abs()));
         self.count += 1.0;
     }
@@ -96,8 +98,17 @@ impl Score {
     }
 
     fn add_peak(&mut self, forecast: &Forecast, measured: &[f64]) {
-        let largest = |values: &[f64]| values.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
-        let (truth, peak) = (largest(measured), forecast.peak.last().copied().unwrap_or(0.0));
+        let largest = |values: &[f64]| {
+            values
+                .iter()
+                .copied()
+                .filter(|v| v.is_finite())
+                .fold(0.0, f64::max)
+        };
+        let (truth, peak) = (
+            largest(measured),
+            forecast.peak.last().copied().unwrap_or(0.0),
+        );
         if truth <= 0.0 {
             return;
         }

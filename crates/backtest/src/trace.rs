@@ -50,11 +50,18 @@ pub fn read(path: &Path, least_step: i64, index_step: i64) -> Result<Trace, Erro
     let header = lines.next().unwrap_or_default();
     let unit = index_unit(header).unwrap_or(index_step);
     let mut points = Vec::new();
-    for (number, line) in lines.enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (number, line) in lines
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
         let point = parse_line(line, unit);
         points.push(point.ok_or_else(|| wrong(format!("line {} is \"{line}\"", number + 2)))?);
     }
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let series = regular(&points, least_step).map_err(wrong)?;
     Ok(Trace { name, series })
 }
@@ -128,8 +135,14 @@ mod tests {
     #[test]
     fn times_are_read_with_and_without_a_time_of_day() {
         assert_eq!(parse_time("1970-01-02"), Some(DAY));
-        assert_eq!(parse_time("2008-10-01 13:00:00"), Some((14_153 * 24 + 13) * 3_600 * SECOND));
-        assert_eq!(parse_time("2008-10-01T13:00"), parse_time("2008-10-01 13:00:00"));
+        assert_eq!(
+            parse_time("2008-10-01 13:00:00"),
+            Some((14_153 * 24 + 13) * 3_600 * SECOND)
+        );
+        assert_eq!(
+            parse_time("2008-10-01T13:00"),
+            parse_time("2008-10-01 13:00:00")
+        );
         assert_eq!(parse_time("yesterday"), None);
     }
 

@@ -9,15 +9,21 @@
 //! [`prepare::MAX_HISTORY`] and [`skill::MAX_ORIGINS`]).
 
 pub mod auto;
+mod combine;
 mod confidence;
 pub mod ets;
 mod guard;
+mod linear;
+pub mod log_linear;
 pub mod mstl;
 pub mod prepare;
 pub mod quantiles;
 pub mod seasonal_naive;
 pub mod seasons;
 pub mod skill;
+mod smoothing;
+pub mod spar;
+pub mod spread;
 
 use std::{fmt, str::FromStr};
 
@@ -55,7 +61,8 @@ pub enum ForecastError {
     BadSeason,
     /// No model has this name.
     #[error(
-        "unknown forecast model \"{name}\"; valid models are \"auto\", \"seasonal_naive\", \"ets\", \"mstl\""
+        "unknown forecast model \"{name}\"; valid models are {}",
+        quoted_models()
     )]
     UnknownModel {
         /// The name that was given.
@@ -107,6 +114,18 @@ pub trait Fitted {
     /// # Errors
     /// [`ForecastError::DoesNotFit`] if the model gives a value that is not finite.
     fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError>;
+
+    /// The point forecast of the `horizon` steps after `values`, which are the series the model was fitted to
+    /// and what came after it, without gaps; with the same coefficients. `None` if the model would have to be
+    /// fitted anew.
+    fn predict_after(
+        &self,
+        values: &[f64],
+        horizon: usize,
+    ) -> Option<Result<Vec<f64>, ForecastError>> {
+        let _ = (values, horizon);
+        None
+    }
 }
 
 /// Which model to use.
@@ -122,11 +141,22 @@ pub enum Model {
     Ets,
     /// Seasonal decomposition with exponential smoothing of the rest.
     Mstl,
+    /// Sparse periodic auto-regression.
+    Spar,
+    /// Regression of the logarithm on its lags.
+    LogLinear,
 }
 
 impl Model {
     /// Every model, in the order in which SQL lists them.
-    pub const ALL: [Model; 4] = [Model::Auto, Model::SeasonalNaive, Model::Ets, Model::Mstl];
+    pub const ALL: [Model; 6] = [
+        Model::Auto,
+        Model::SeasonalNaive,
+        Model::Ets,
+        Model::Mstl,
+        Model::Spar,
+        Model::LogLinear,
+    ];
 
     /// The SQL name.
     pub fn name(self) -> &'static str {
@@ -135,8 +165,15 @@ impl Model {
             Model::SeasonalNaive => "seasonal_naive",
             Model::Ets => "ets",
             Model::Mstl => "mstl",
+            Model::Spar => "spar",
+            Model::LogLinear => "log_linear",
         }
     }
+}
+
+/// All names, each in double quotes.
+fn quoted_models() -> String {
+    Model::ALL.map(|model| format!("\"{model}\"")).join(", ")
 }
 
 impl fmt::Display for Model {
@@ -230,13 +267,13 @@ pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, Forecast
     }
     let history = prepare::prepare(series, options.season)?;
     let choice = auto::choose(&history, options)?;
-    let bands = quantiles::around(&choice.points, &choice.errors);
+    let bands = quantiles::around(&choice.points, history.series.len(), &choice.errors);
     let rescale = |values: Vec<f64>| values.into_iter().map(|v| history.rescale(v)).collect();
     Ok(Forecast {
         start: series.end(),
         step: series.step,
         q50: rescale(bands.q50),
-        peak: rescale(bands.q90.clone()),
+        peak: rescale(bands.peak),
         q90: rescale(bands.q90),
         q99: rescale(bands.q99),
         model: choice.model.to_owned(),

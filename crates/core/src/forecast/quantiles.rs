@@ -1,19 +1,24 @@
 //! Quantiles from the errors that a model made in its backtest: split conformal prediction.
 //!
-//! Vovk, Gammerman and Shafer 2005; per step of the horizon as in Stankeviciute et al. 2021. The
-//! offset of quantile q at step h is the ⌈(n + 1) q⌉-th smallest of the n errors around step h, so that
-//! the next error lies below it with probability q at least if it is like those before. Where that
-//! rank exceeds n, the tail of a normal distribution continues what the errors show.
+//! Vovk, Gammerman and Shafer 2005; per step of the horizon as in Stankeviciute et al. 2021; errors are
+//! divided by what is usual for their step and time of day first (Lei et al. 2018, *locally weighted*
+//! conformal inference), and recent ones weigh more (Barber et al. 2023, *Conformal prediction beyond
+//! exchangeability*). The offset of quantile q is the ⌈(n + 1)·q⌉-th smallest of n such errors, so that the
+//! next lies below it with probability q at least if it is like those before.
+
+use super::spread::{Spread, Tested};
 
 /// The quantiles of a forecast.
 pub const LEVELS: [f64; 3] = [0.5, 0.9, 0.99];
 
-/// The errors that are pooled for one step, if there are as many: enough for a rank at 0.9 that is not
-/// just the largest or the second largest.
-const POOL: usize = 50;
+/// The quantile of the peak.
+const PEAK_LEVEL: f64 = 0.9;
 
 /// The errors below which a rank means nothing and a normal distribution is assumed instead.
 const FEW: usize = 20;
+
+/// The steps around one whose errors are pooled, at most.
+const POOLED_STEPS: usize = 9;
 
 /// Quantiles of the standard normal distribution at 0.9 and 0.99.
 const NORMAL_90: f64 = 1.281_551_565_544_6;
@@ -26,7 +31,7 @@ const PRIOR_SPREAD: f64 = 0.5;
 const PRIOR_WEIGHT: f64 = 2.0;
 
 /// What is added to a point forecast to get its upper quantiles: not negative, and ascending. The median
-/// is the point forecast itself: the median of ten errors is mostly chance, and adding it made real
+/// is the point forecast itself: the median of few errors is mostly chance, and adding it made real
 /// traces worse; it also lets a model without a season borrow one from its own errors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Offset {
@@ -41,13 +46,20 @@ impl Offset {
     pub fn levels(&self) -> [f64; 3] {
         [0.0, self.q90, self.q99]
     }
+
+    fn scaled(self, factor: f64) -> Self {
+        Self {
+            q90: self.q90 * factor,
+            q99: self.q99 * factor,
+        }
+    }
 }
 
-/// The errors that quantiles are calibrated on.
+/// What quantiles are calibrated on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Errors {
-    /// Per origin and step: measured − forecast; NaN where unknown. Empty if there was no backtest.
-    pub by_origin: Vec<Vec<f64>>,
+    /// The backtest; without origins if there was none.
+    pub tested: Tested,
     /// Errors of forecasting one step ahead, used where there was no backtest.
     pub one_step: Vec<f64>,
     /// The recent level of the series, for the assumption made where there are few errors.
@@ -63,96 +75,270 @@ pub struct Bands {
     pub q90: Vec<f64>,
     /// The 0.99 quantile.
     pub q99: Vec<f64>,
+    /// The 0.9 quantile of the maximum up to each step.
+    pub peak: Vec<f64>,
 }
 
-/// The quantiles around a curve of points: never negative, and ascending at each step.
+/// The quantiles around a curve of points: never negative, and ascending at each step. `start` is the
+/// number of values before the first step.
 ///
 /// Steps beyond those of the backtest get the widths of its last one, growing with √h as those of a
 /// random walk do. Without a backtest, or with few errors, widths are those of a normal distribution
 /// whose variance is that of the errors mixed with the assumption of [`PRIOR_SPREAD`].
-pub fn around(points: &[f64], errors: &Errors) -> Bands {
-    let by_origin: Vec<&[f64]> = errors.by_origin.iter().map(Vec::as_slice).collect();
-    let mut known = offsets_with(&by_origin, errors.level);
-    if known.is_empty() {
-        known.push(normal(&errors.one_step, errors.level));
-    }
-    let last = known
-        .last()
-        .copied()
-        .unwrap_or_else(|| normal(&[], errors.level));
-    let reach = known.len().max(1) as f64;
-    let offset = |step: usize| {
-        known.get(step).copied().unwrap_or_else(|| {
-            let growth = ((step + 1) as f64 / reach).sqrt();
-            Offset {
-                q90: last.q90 * growth,
-                q99: last.q99 * growth,
-            }
-        })
+pub fn around(points: &[f64], start: usize, errors: &Errors) -> Bands {
+    let spread = Spread::of(&errors.tested);
+    let calibration = Calibration::of(errors, &spread);
+    let offsets: Vec<Offset> = (0..points.len())
+        .map(|step| calibration.offset(step, start, &spread))
+        .collect();
+    let curve = |level: usize| -> Vec<f64> {
+        let steps = points.iter().zip(&offsets);
+        let value = |(point, offset): (&f64, &Offset)| {
+            (point + offset.levels().get(level).copied().unwrap_or(0.0)).max(0.0)
+        };
+        steps.map(value).collect()
     };
-    let curve = |pick: fn(&Offset) -> f64| -> Vec<f64> {
-        let steps = points.iter().enumerate();
-        steps
-            .map(|(step, point)| (point + pick(&offset(step))).max(0.0))
-            .collect()
-    };
+    let q90 = curve(1);
+    let widths: Vec<f64> = offsets.iter().map(|offset| offset.q90).collect();
     Bands {
-        q50: curve(|_| 0.0),
-        q90: curve(|o| o.q90),
-        q99: curve(|o| o.q99),
+        q50: curve(0),
+        peak: peaks(points, &widths, &calibration.peaks(errors, &spread)),
+        q90,
+        q99: curve(2),
     }
 }
 
-/// The offsets at each step, from errors by origin and step (measured − forecast, NaN where unknown),
-/// without any assumption on the level.
-pub fn offsets(by_origin: &[&[f64]]) -> Vec<Offset> {
-    offsets_with(by_origin, 0.0)
-}
-
-fn offsets_with(by_origin: &[&[f64]], level: f64) -> Vec<Offset> {
-    let horizon = by_origin
-        .iter()
-        .map(|errors| errors.len())
-        .max()
-        .unwrap_or(0);
-    (0..horizon)
-        .map(|step| {
-            let mut pooled = pool(by_origin, step, horizon);
-            if pooled.len() < FEW {
-                normal(&pooled, level)
-            } else {
-                conformal(&mut pooled)
-            }
-        })
-        .collect()
-}
-
-/// The errors at one step of all origins, and of neighbour steps until they are [`POOL`].
-fn pool(by_origin: &[&[f64]], step: usize, horizon: usize) -> Vec<f64> {
-    let at = |step: usize| by_origin.iter().filter_map(move |errors| errors.get(step));
-    let mut pooled: Vec<f64> = at(step).copied().filter(|e| !e.is_nan()).collect();
-    for reach in 1..horizon {
-        if pooled.len() >= POOL {
-            break;
+/// The mean pinball loss of q50, q90 and q99 over all origins and steps, the quantiles being calibrated on
+/// the same errors; 0 if nothing was measured.
+pub fn mean_pinball(tested: &Tested) -> f64 {
+    let spread = Spread::of(tested);
+    let calibration = Calibration::of(
+        &Errors {
+            tested: tested.clone(),
+            one_step: Vec::new(),
+            level: 0.0,
+        },
+        &spread,
+    );
+    let (mut total, mut count) = (0.0, 0.0);
+    for ((errors, weight), origin) in tested.errors.iter().zip(&tested.weights).zip(&tested.at) {
+        for (step, error) in errors.iter().enumerate().filter(|(_, e)| !e.is_nan()) {
+            let offset = calibration.offset(step, *origin, &spread);
+            let losses = LEVELS.iter().zip(offset.levels());
+            total += weight
+                * losses
+                    .map(|(q, offset)| super::skill::pinball(error - offset, *q))
+                    .sum::<f64>();
+            count += weight * LEVELS.len() as f64;
         }
-        let before = step.checked_sub(reach).into_iter().flat_map(at);
-        let after = at(step + reach);
-        pooled.extend(before.chain(after).copied().filter(|e| !e.is_nan()));
+    }
+    if count > 0.0 { total / count } else { 0.0 }
+}
+
+/// The offsets for errors of the usual size, at some steps; others are interpolated.
+struct Calibration {
+    /// Steps, ascending, with their offsets in units of the spread.
+    knots: Vec<(usize, Offset)>,
+    /// The offset where nothing was tested.
+    untested: Offset,
+}
+
+impl Calibration {
+    fn of(errors: &Errors, spread: &Spread) -> Self {
+        let tested = &errors.tested;
+        let knot = |step: usize| {
+            let mut pooled = pool(tested, spread, step);
+            let values: Vec<f64> = pooled.iter().map(|(error, _)| *error).collect();
+            let offset = if values.len() < FEW {
+                let usual = spread.at_step(step).max(f64::MIN_POSITIVE);
+                normal(&values, errors.level / usual)
+            } else {
+                conformal(&mut pooled, tested.effective_origins())
+            };
+            (step, offset)
+        };
+        Self {
+            knots: steps_to_fit(spread.horizon())
+                .into_iter()
+                .map(knot)
+                .collect(),
+            untested: normal(&errors.one_step, errors.level),
+        }
+    }
+
+    /// The offset at a step of a forecast made after `origin` values.
+    fn offset(&self, step: usize, origin: usize, spread: &Spread) -> Offset {
+        let Some((last, _)) = self.knots.last() else {
+            return self.untested.scaled(((step + 1) as f64).sqrt());
+        };
+        let growth = (((step + 1) as f64) / (last + 1) as f64).max(1.0).sqrt();
+        let tested = step.min(*last);
+        let after = self.knots.partition_point(|(knot, _)| *knot < tested);
+        let (right, high) = self
+            .knots
+            .get(after)
+            .copied()
+            .unwrap_or((tested, self.untested));
+        let (left, low) = after
+            .checked_sub(1)
+            .and_then(|before| self.knots.get(before))
+            .copied()
+            .unwrap_or((right, high));
+        let part = if right > left {
+            (tested - left) as f64 / (right - left) as f64
+        } else {
+            1.0
+        };
+        let between = |low: f64, high: f64| low + part * (high - low);
+        Offset {
+            q90: between(low.q90, high.q90),
+            q99: between(low.q99, high.q99),
+        }
+        .scaled(growth * spread.at(tested, origin + step))
+    }
+
+    /// By how much the widths of q90 have to be multiplied so that the highest of `point + width` up to a
+    /// step carries the peak at [`PEAK_LEVEL`]: per step, from the peaks in the backtest.
+    fn peaks(&self, errors: &Errors, spread: &Spread) -> Vec<(usize, f64)> {
+        let tested = &errors.tested;
+        let needed = |last: usize| {
+            let mut factors: Vec<(f64, f64)> = Vec::new();
+            for (index, origin) in tested.at.iter().enumerate() {
+                let width = |step: usize| self.offset(step, *origin, spread).q90;
+                if let Some(factor) = tested.factor_for_peak(index, last, width) {
+                    factors.push((factor, tested.weights.get(index).copied().unwrap_or(1.0)));
+                }
+            }
+            let origins = effective(factors.iter().map(|(_, weight)| *weight));
+            (factors.len() >= FEW / 4).then(|| {
+                factors.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let factor = ranked(&factors, PEAK_LEVEL, origins);
+                (
+                    last,
+                    factor
+                        .unwrap_or_else(|| factors.last().map_or(1.0, |(f, _)| f * 1.2))
+                        .max(0.0),
+                )
+            })
+        };
+        steps_to_fit(spread.horizon())
+            .into_iter()
+            .filter_map(needed)
+            .collect()
+    }
+}
+
+/// The running maximum of points and widths × factor, never below the highest point so far.
+fn peaks(points: &[f64], widths: &[f64], factors: &[(usize, f64)]) -> Vec<f64> {
+    let factor = |step: usize| {
+        let after = factors.partition_point(|(knot, _)| *knot < step);
+        let (right, high) = factors.get(after).or(factors.last()).copied()?;
+        let (left, low) = after
+            .checked_sub(1)
+            .and_then(|i| factors.get(i))
+            .copied()
+            .unwrap_or((right, high));
+        let part = if right > left {
+            ((step.min(right) - left) as f64 / (right - left) as f64).min(1.0)
+        } else {
+            1.0
+        };
+        Some(low + part * (high - low))
+    };
+    let mut highest = 0.0_f64;
+    let peak = |(step, _): (usize, &f64)| {
+        let factor = factor(step).unwrap_or(1.0);
+        let upto = points.iter().zip(widths).take(step + 1);
+        highest = upto
+            .map(|(point, width)| point + factor * width)
+            .fold(highest, f64::max);
+        highest
+    };
+    points.iter().enumerate().map(peak).collect()
+}
+
+/// The steps at which offsets are computed, from 0: dense at first.
+fn steps_to_fit(horizon: usize) -> Vec<usize> {
+    let mut chosen = Vec::new();
+    let mut next = 0;
+    while next + 1 < horizon {
+        chosen.push(next);
+        next = (next + 1).max(next * 3 / 2);
+    }
+    chosen.extend(horizon.checked_sub(1));
+    chosen
+}
+
+/// The errors around a step, divided by what is usual there, with weights that give each origin its own.
+fn pool(tested: &Tested, spread: &Spread, step: usize) -> Vec<(f64, f64)> {
+    let (from, to) = (
+        step * 2 / 3,
+        (step * 3 / 2).min(spread.horizon().saturating_sub(1)),
+    );
+    // Few origins, as in a short history, need more steps to make a rank.
+    let wide = if tested.errors.len() < FEW {
+        spread.horizon()
+    } else {
+        0
+    };
+    let (from, to) = (
+        from.saturating_sub(wide),
+        (to + wide).min(spread.horizon().saturating_sub(1)),
+    );
+    let stride = (to + 1 - from)
+        .div_ceil(POOLED_STEPS.max(FEW / tested.errors.len().max(1) + 1))
+        .max(1);
+    let mut pooled = Vec::new();
+    for ((errors, weight), origin) in tested.errors.iter().zip(&tested.weights).zip(&tested.at) {
+        let steps = || (from..=to).step_by(stride);
+        let known = |step: &usize| errors.get(*step).is_some_and(|e| !e.is_nan());
+        let count = steps().filter(known).count().max(1) as f64;
+        pooled.extend(steps().filter(known).filter_map(|step| {
+            let usual = spread.at(step, origin + step).max(f64::MIN_POSITIVE);
+            Some((errors.get(step)? / usual, weight / count))
+        }));
     }
     pooled
 }
 
+/// The number of equal weights that vary as little as these: Kish 1965.
+pub fn effective(weights: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut squares) = (0.0, 0.0);
+    for weight in weights {
+        sum += weight;
+        squares += weight * weight;
+    }
+    if squares > 0.0 {
+        sum * sum / squares
+    } else {
+        0.0
+    }
+}
+
+/// The value at the rank of a quantile among ascending weighted values, the next value counted as one of
+/// `origins` + 1; `None` if the rank is beyond the largest.
+fn ranked(ascending: &[(f64, f64)], level: f64, origins: f64) -> Option<f64> {
+    let total: f64 = ascending.iter().map(|(_, weight)| weight).sum();
+    let needed = level * total * (1.0 + 1.0 / origins.max(1.0)) * (1.0 - 1e-12);
+    let mut sum = 0.0;
+    ascending
+        .iter()
+        .find(|(_, weight)| {
+            sum += weight;
+            sum >= needed
+        })
+        .map(|(value, _)| *value)
+}
+
 /// Offsets by rank. A model that forecast too high gets no negative offset: it may be right next time.
-fn conformal(errors: &mut [f64]) -> Offset {
-    errors.sort_by(f64::total_cmp);
-    let ranked = |q: f64| {
-        let rank = ((errors.len() + 1) as f64 * q).ceil() as usize;
-        errors.get(rank.saturating_sub(1)).copied()
-    };
-    let largest = errors.last().copied().unwrap_or(0.0);
-    let q90 = ranked(0.9).unwrap_or(largest).max(0.0);
+fn conformal(errors: &mut [(f64, f64)], origins: f64) -> Offset {
+    errors.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let largest = errors.last().map_or(0.0, |(error, _)| *error);
+    let q90 = ranked(errors, 0.9, origins).unwrap_or(largest).max(0.0);
     let tail = q90 * (NORMAL_99 / NORMAL_90);
-    let q99 = ranked(0.99).unwrap_or(largest.max(tail)).max(q90);
+    let q99 = ranked(errors, 0.99, origins)
+        .unwrap_or(largest.max(tail))
+        .max(q90);
     Offset { q90, q99 }
 }
 
@@ -172,18 +358,21 @@ fn normal(errors: &[f64], level: f64) -> Offset {
 mod tests {
     use super::*;
 
+    fn evenly(values: impl Iterator<Item = f64>) -> Vec<(f64, f64)> {
+        values.map(|value| (value, 1.0)).collect()
+    }
+
     #[test]
     fn the_rank_of_a_quantile_counts_the_next_error() {
-        let mut errors: Vec<f64> = (1..=99).map(f64::from).collect();
-        errors.reverse();
-        let offset = conformal(&mut errors);
+        let mut errors = evenly((1..=99).rev().map(f64::from));
+        let offset = conformal(&mut errors, 99.0);
         assert_eq!((offset.q90, offset.q99), (90.0, 99.0));
     }
 
     #[test]
     fn where_the_rank_exceeds_the_errors_the_tail_goes_beyond_the_largest_known() {
-        let mut errors: Vec<f64> = (1..=29).map(f64::from).collect();
-        let offset = conformal(&mut errors);
+        let mut errors = evenly((1..=29).map(f64::from));
+        let offset = conformal(&mut errors, 29.0);
         assert_eq!(offset.q90, 27.0);
         assert!((offset.q99 - 27.0 * NORMAL_99 / NORMAL_90).abs() < 1e-9);
         assert!(offset.q99 > 29.0);
@@ -191,32 +380,48 @@ mod tests {
 
     #[test]
     fn a_model_that_forecast_too_high_gets_no_negative_offset() {
-        assert_eq!(conformal(&mut [-5.0; 40]), Offset { q90: 0.0, q99: 0.0 });
+        let mut errors = evenly([-5.0; 40].into_iter());
+        assert_eq!(conformal(&mut errors, 40.0), Offset { q90: 0.0, q99: 0.0 });
     }
 
     #[test]
-    fn neighbour_steps_are_pooled_only_while_errors_are_few() {
-        let by_origin: Vec<Vec<f64>> = (0..10).map(|_| (0..30).map(f64::from).collect()).collect();
-        let by_origin: Vec<&[f64]> = by_origin.iter().map(Vec::as_slice).collect();
-        let pooled = pool(&by_origin, 15, 30);
-        assert_eq!(pooled.len(), POOL);
-        assert!(pooled.iter().all(|e| (13.0..=17.0).contains(e)));
-        let unknown = [f64::NAN; 30];
-        assert!(pool(&[&unknown], 15, 30).is_empty());
+    fn recent_errors_weigh_more() {
+        let mut errors: Vec<(f64, f64)> = (0..50).map(|_| (1.0, 0.01)).collect();
+        errors.extend((0..50).map(|_| (9.0, 1.0)));
+        assert_eq!(conformal(&mut errors, 50.0).q90, 9.0);
     }
 
     #[test]
     fn widths_grow_beyond_the_steps_that_were_tested() {
         let errors = Errors {
-            by_origin: vec![vec![-4.0, 4.0, -4.0, 4.0]; 10],
+            tested: Tested::evenly(vec![vec![-4.0, 4.0, -4.0, 4.0]; 10], 0),
             one_step: Vec::new(),
             level: 0.0,
         };
-        let bands = around(&[10.0; 16], &errors);
-        assert_eq!(
-            (bands.q50[0], bands.q90[0], bands.q90[3]),
-            (10.0, 14.0, 14.0)
-        );
-        assert_eq!(bands.q90[15], 18.0);
+        let bands = around(&[10.0; 16], 100, &errors);
+        assert_eq!(bands.q50[0], 10.0);
+        assert!((bands.q90[3] - 14.0).abs() < 1e-9, "{bands:?}");
+        assert!((bands.q90[15] - 18.0).abs() < 1e-9, "{bands:?}");
+    }
+
+    #[test]
+    fn the_peak_carries_nine_in_ten_of_the_peaks_so_far() {
+        // One step in each window is high, never the same: q90 of single steps misses it nearly always.
+        let errors: Vec<Vec<f64>> = (0..40)
+            .map(|o| {
+                (0..24)
+                    .map(|s| if (o * 7 + 5) % 24 == s { 10.0 } else { 0.5 })
+                    .collect()
+            })
+            .collect();
+        let errors = Errors {
+            tested: Tested::evenly(errors, 0),
+            one_step: Vec::new(),
+            level: 0.0,
+        };
+        let bands = around(&[1.0; 24], 1_000, &errors);
+        assert!(bands.q90[23] < 5.0, "{bands:?}");
+        assert!((10.9..13.0).contains(&bands.peak[23]), "{:?}", bands.peak);
+        assert!(bands.peak.windows(2).all(|pair| pair[0] <= pair[1]));
     }
 }
