@@ -8,6 +8,7 @@ use super::{
     log_linear::LogLinear,
     mstl::Mstl,
     prepare::History,
+    prophet::Prophet,
     quantiles::{Errors, mean_pinball},
     seasonal_naive::{SeasonalNaive, best_season},
     skill::{self, Backtest, Origins},
@@ -74,6 +75,7 @@ pub(super) fn choose(history: &History, options: &Options) -> Result<Choice, For
             .ok(),
         Model::Spar => trial.member(&spar, all).ok(),
         Model::LogLinear => trial.member(&LogLinear, all).ok(),
+        Model::Prophet => trial.member(&Prophet::default(), all).ok(),
         // Without a backtest nothing speaks for a richer model.
         Model::Auto if trial.origins.at.is_empty() => Some(naive.clone()),
         Model::Auto => return Ok(trial.ensemble(naive, naive_loss)),

@@ -17,6 +17,7 @@ mod linear;
 pub mod log_linear;
 pub mod mstl;
 pub mod prepare;
+pub mod prophet;
 pub mod quantiles;
 pub mod seasonal_naive;
 pub mod seasons;
@@ -145,17 +146,20 @@ pub enum Model {
     Spar,
     /// Regression of the logarithm on its lags.
     LogLinear,
+    /// Trend with changes, Fourier series and regressors.
+    Prophet,
 }
 
 impl Model {
     /// Every model, in the order in which SQL lists them.
-    pub const ALL: [Model; 6] = [
+    pub const ALL: [Model; 7] = [
         Model::Auto,
         Model::SeasonalNaive,
         Model::Ets,
         Model::Mstl,
         Model::Spar,
         Model::LogLinear,
+        Model::Prophet,
     ];
 
     /// The SQL name.
@@ -167,6 +171,7 @@ impl Model {
             Model::Mstl => "mstl",
             Model::Spar => "spar",
             Model::LogLinear => "log_linear",
+            Model::Prophet => "prophet",
         }
     }
 }

@@ -7,8 +7,8 @@ use super::{ForecastError, Season, seasons};
 /// The steps in which seasons are looked for: the last so many.
 pub const MAX_DETECTION: usize = 4_096;
 
-/// The steps that models are fitted to, at least, where there are as many: six weeks of hours.
-pub const MIN_HISTORY: usize = 1_008;
+/// The steps that models are fitted to, at least, where there are as many: twelve weeks of hours.
+pub const MIN_HISTORY: usize = 2_016;
 
 /// The cycles of the longest season that models are fitted to, where that is more than [`MIN_HISTORY`].
 pub const MAX_CYCLES: usize = 8;
