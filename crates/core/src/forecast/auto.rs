@@ -76,6 +76,10 @@ pub(super) fn choose(history: &History, options: &Options) -> Result<Choice, For
         Model::Spar => trial.member(&spar, all).ok(),
         Model::LogLinear => trial.member(&LogLinear, all).ok(),
         Model::Prophet => trial.member(&Prophet::default(), all).ok(),
+        #[cfg(feature = "lstm")]
+        Model::Lstm => trial.member(&super::lstm::Lstm, all).ok(),
+        #[cfg(not(feature = "lstm"))]
+        Model::Lstm => None,
         // Without a backtest nothing speaks for a richer model.
         Model::Auto if trial.origins.at.is_empty() => Some(naive.clone()),
         Model::Auto => return Ok(trial.ensemble(naive, naive_loss)),

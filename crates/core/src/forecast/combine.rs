@@ -110,6 +110,14 @@ fn weights(members: &[Member], origin_weights: &[f64], horizon: usize) -> Vec<Ve
             )
         })
         .collect();
+    // What cannot be improved needs no richer model.
+    let errors = reference.backtest.errors.iter().flatten();
+    if errors
+        .filter(|e| !e.is_nan())
+        .all(|e| e.abs() <= super::skill::NEGLIGIBLE)
+    {
+        return vec![only_the_first(members.len())];
+    }
     let at = |step: usize| {
         let of: Vec<f64> = losses
             .iter()
@@ -149,9 +157,14 @@ fn normalised(losses: &[f64]) -> Vec<f64> {
     if total > 0.0 {
         kept.into_iter().map(|w| w / total).collect()
     } else {
-        let first = |index: usize| if index == 0 { 1.0 } else { 0.0 };
-        (0..losses.len()).map(first).collect()
+        only_the_first(losses.len())
     }
+}
+
+fn only_the_first(count: usize) -> Vec<f64> {
+    (0..count)
+        .map(|index| if index == 0 { 1.0 } else { 0.0 })
+        .collect()
 }
 
 /// The mean absolute error around each step, relative to that of the reference at the same origins.

@@ -1,26 +1,30 @@
 //! Forecasts of the load of one shard: quantiles of a future curve, with a measure of their worth.
 //!
-//! [`forecast`] cleans the series, finds its seasons, lets the models compete on a rolling-origin
-//! backtest of the series' own past, and puts the winner's quantiles around its curve from the errors
-//! that the winner made there, step by step of the horizon (split conformal prediction). The models
-//! are seasonal naive, ETS and MSTL; fitting of the latter two is done by the `augurs` crate.
+//! [`forecast`] cleans the series, finds its seasons, combines the models by how they did on a
+//! rolling-origin backtest of the series' own past, step by step of the horizon, and puts quantiles around
+//! the curve from the errors that the combination made there (split conformal prediction). Many series at
+//! once are forecast by [`cluster::forecast_all`].
 //!
 //! Pure and deterministic; the cost is bounded whatever the length of the history (see
 //! [`prepare::MAX_HISTORY`] and [`skill::MAX_ORIGINS`]).
 
 pub mod auto;
+pub mod cluster;
 mod combine;
 mod confidence;
 pub mod ets;
 mod guard;
 mod linear;
 pub mod log_linear;
+#[cfg(feature = "lstm")]
+pub mod lstm;
 pub mod mstl;
 pub mod prepare;
 pub mod prophet;
 pub mod quantiles;
 pub mod seasonal_naive;
 pub mod seasons;
+mod shift;
 pub mod skill;
 mod smoothing;
 pub mod spar;
@@ -133,7 +137,7 @@ pub trait Fitted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Model {
-    /// The best of the others on the series' own recent past.
+    /// Those of the others that do best on the series' own recent past, combined.
     #[default]
     Auto,
     /// What was measured one season ago.
@@ -148,11 +152,13 @@ pub enum Model {
     LogLinear,
     /// Trend with changes, Fourier series and regressors.
     Prophet,
+    /// A recurrent network. Without the feature `lstm` the next simpler model.
+    Lstm,
 }
 
 impl Model {
     /// Every model, in the order in which SQL lists them.
-    pub const ALL: [Model; 7] = [
+    pub const ALL: [Model; 8] = [
         Model::Auto,
         Model::SeasonalNaive,
         Model::Ets,
@@ -160,6 +166,7 @@ impl Model {
         Model::Spar,
         Model::LogLinear,
         Model::Prophet,
+        Model::Lstm,
     ];
 
     /// The SQL name.
@@ -172,6 +179,7 @@ impl Model {
             Model::Spar => "spar",
             Model::LogLinear => "log_linear",
             Model::Prophet => "prophet",
+            Model::Lstm => "lstm",
         }
     }
 }
@@ -239,7 +247,7 @@ pub struct Forecast {
     /// The value that the highest of all steps up to and with this one exceeds once in ten, per step: what
     /// a plan must be able to carry. Not below the highest `q50` so far, and ascending.
     pub peak: Vec<f64>,
-    /// The model that was used: "seasonal_naive", "ets" or "mstl".
+    /// The model that was used: one of [`Model::ALL`] but "auto", or "ensemble" for a combination of several.
     pub model: String,
     /// 1 − pinball loss / pinball loss of seasonal naive over the rolling backtest, in [-1, 1].
     /// 0 for seasonal naive itself, and where the history is too short to tell. See [`skill::skill`].
@@ -254,19 +262,15 @@ pub struct Forecast {
 
 /// Forecasts the steps after the end of `series`.
 ///
-/// Values that are negative or not finite count as missing. With `Model::Auto` the best of the models
-/// on the rolling backtest is taken; a model set by hand is used if it can be fitted, else the next
+/// Values that are negative or not finite count as missing. With `Model::Auto` the models that did best on
+/// the rolling backtest are combined; a model set by hand is used if it can be fitted, else the next
 /// simpler one, and [`Forecast::model`] says which.
 ///
 /// # Errors
 /// [`ForecastError`] for an empty series, a horizon of 0 or beyond [`MAX_HORIZON`], a season of 0, or
 /// a step that is not positive.
 pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, ForecastError> {
-    match options.horizon {
-        0 => return Err(ForecastError::EmptyHorizon),
-        horizon if horizon > MAX_HORIZON => return Err(ForecastError::HorizonTooLong { horizon }),
-        _ => {}
-    }
+    check(options)?;
     if series.step <= 0 {
         return Err(ForecastError::BadStep { step: series.step });
     }
@@ -286,4 +290,13 @@ pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, Forecast
         confidence: choice.confidence,
         seasons: history.seasons,
     })
+}
+
+/// Whether such a forecast can be asked for at all.
+fn check(options: &Options) -> Result<(), ForecastError> {
+    match options.horizon {
+        0 => Err(ForecastError::EmptyHorizon),
+        horizon if horizon > MAX_HORIZON => Err(ForecastError::HorizonTooLong { horizon }),
+        _ => Ok(()),
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::series::{Series, fill_linearly, usable_or_nan};
 
-use super::{ForecastError, Season, seasons};
+use super::{ForecastError, Season, seasons, shift};
 
 /// The steps in which seasons are looked for: the last so many.
 pub const MAX_DETECTION: usize = 4_096;
@@ -16,7 +16,7 @@ pub const MAX_CYCLES: usize = 8;
 /// The steps that models are fitted to, at most.
 pub const MAX_HISTORY: usize = MAX_DETECTION;
 
-/// A history ready for the models: no gap, within [0, 1], not longer than [`MAX_HISTORY`].
+/// A history ready for the models: no gap, in the order of 1, not longer than [`MAX_HISTORY`].
 #[derive(Debug, Clone)]
 pub struct History {
     /// The values, divided by `scale`; at least one.
@@ -39,7 +39,8 @@ impl History {
 /// Cleans a series, finds its seasons, fills its gaps and cuts it to the length that models are fitted to.
 ///
 /// Gaps longer than a quarter of the shortest season are filled from one season before, others
-/// linearly. Values are divided by the largest, because MSTL works in single precision.
+/// linearly. Values are divided by the largest, because MSTL works in single precision. What came before
+/// a shift of the level is brought to the level after it.
 ///
 /// # Errors
 /// [`ForecastError::NoData`] without a usable value, [`ForecastError::BadSeason`] for a season of 0.
@@ -74,13 +75,15 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
         .clamp(MIN_HISTORY, MAX_HISTORY);
     let cut = values.len().saturating_sub(keep);
     let skipped = i64::try_from(missed + cut).unwrap_or(i64::MAX);
+    let mut kept = values.split_off(cut);
+    shift::undo_level_shift(&mut kept, seasons.first().copied().unwrap_or(1));
     Ok(History {
         series: Series {
             start: series
                 .start
                 .saturating_add(series.step.saturating_mul(skipped)),
             step: series.step,
-            values: values.split_off(cut),
+            values: kept,
         },
         observed: observed.into_iter().skip(cut).collect(),
         scale,

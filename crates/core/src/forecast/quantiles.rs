@@ -150,7 +150,7 @@ impl Calibration {
             let mut pooled = pool(tested, spread, step);
             let values: Vec<f64> = pooled.iter().map(|(error, _)| *error).collect();
             let offset = if values.len() < FEW {
-                let usual = spread.at_step(step).max(f64::MIN_POSITIVE);
+                let usual = spread.at(step, 0);
                 normal(&values, errors.level / usual)
             } else {
                 conformal(&mut pooled, tested.effective_origins())
@@ -190,9 +190,11 @@ impl Calibration {
             1.0
         };
         let between = |low: f64, high: f64| low + part * (high - low);
+        let q90 = between(low.q90, high.q90);
         Offset {
-            q90: between(low.q90, high.q90),
-            q99: between(low.q99, high.q99),
+            q90,
+            // Rounding must not swap them where a neighbour is larger by many orders of magnitude.
+            q99: between(low.q99, high.q99).max(q90),
         }
         .scaled(growth * spread.at(tested, origin + step))
     }
@@ -276,17 +278,14 @@ fn pool(tested: &Tested, spread: &Spread, step: usize) -> Vec<(f64, f64)> {
         (step * 3 / 2).min(spread.horizon().saturating_sub(1)),
     );
     // Few origins, as in a short history, need more steps to make a rank.
-    let wide = if tested.errors.len() < FEW {
-        spread.horizon()
-    } else {
-        0
-    };
+    let origins = tested.tested_origins();
+    let wide = if origins < FEW { spread.horizon() } else { 0 };
     let (from, to) = (
         from.saturating_sub(wide),
         (to + wide).min(spread.horizon().saturating_sub(1)),
     );
     let stride = (to + 1 - from)
-        .div_ceil(POOLED_STEPS.max(FEW / tested.errors.len().max(1) + 1))
+        .div_ceil(POOLED_STEPS.max(FEW / origins.max(1) + 1))
         .max(1);
     let mut pooled = Vec::new();
     for ((errors, weight), origin) in tested.errors.iter().zip(&tested.weights).zip(&tested.at) {
@@ -294,7 +293,7 @@ fn pool(tested: &Tested, spread: &Spread, step: usize) -> Vec<(f64, f64)> {
         let known = |step: &usize| errors.get(*step).is_some_and(|e| !e.is_nan());
         let count = steps().filter(known).count().max(1) as f64;
         pooled.extend(steps().filter(known).filter_map(|step| {
-            let usual = spread.at(step, origin + step).max(f64::MIN_POSITIVE);
+            let usual = spread.at(step, origin + step);
             Some((errors.get(step)? / usual, weight / count))
         }));
     }

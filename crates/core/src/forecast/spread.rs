@@ -11,6 +11,10 @@ const SMOOTHED: usize = 24;
 /// No time of day errs by more than this factor more, or less, than usual.
 const MOST: f64 = 8.0;
 
+/// Errors of a history that is scaled to 1 are not usually smaller than this: what is divided by it must
+/// stay finite.
+const LEAST: f64 = 1e-9;
+
 /// The backtest of a forecast.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Tested {
@@ -41,7 +45,15 @@ impl Tested {
 
     /// The number of origins that vary as much as these weighted ones.
     pub(super) fn effective_origins(&self) -> f64 {
-        effective(self.weights.iter().copied())
+        let tested = self.weights.iter().zip(&self.errors);
+        let has_errors = |errors: &[f64]| errors.iter().any(|e| !e.is_nan());
+        effective(tested.filter_map(|(weight, errors)| has_errors(errors).then_some(*weight)))
+    }
+
+    /// The origins with any error.
+    pub(super) fn tested_origins(&self) -> usize {
+        let has_errors = |errors: &&Vec<f64>| errors.iter().any(|e| !e.is_nan());
+        self.errors.iter().filter(has_errors).count()
     }
 
     /// The smallest factor with which `point + factor × width` reaches the highest measured value among the
@@ -114,7 +126,7 @@ impl Spread {
     /// At a step of a forecast, for a value with `index` values before it.
     pub(super) fn at(&self, step: usize, index: usize) -> f64 {
         let phase = self.by_phase.get(index % self.by_phase.len().max(1));
-        self.at_step(step) * phase.copied().unwrap_or(1.0)
+        (self.at_step(step) * phase.copied().unwrap_or(1.0)).max(LEAST)
     }
 }
 
@@ -204,6 +216,6 @@ mod tests {
     #[test]
     fn nothing_tested_has_no_spread() {
         let spread = Spread::of(&Tested::default());
-        assert_eq!((spread.horizon(), spread.at(5, 5)), (0, 0.0));
+        assert_eq!((spread.horizon(), spread.at(5, 5)), (0, LEAST));
     }
 }
