@@ -5,6 +5,7 @@
 //! a model sees what came before, and is compared with what was measured after.
 
 pub mod arguments;
+pub mod clock;
 pub mod m4;
 pub mod report;
 pub mod rolling;

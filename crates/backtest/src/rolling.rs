@@ -1,12 +1,11 @@
 //! The rolling origin.
 
-use std::time::Instant;
-
 use repart_core::forecast::{self, Model, Options, Season};
 use repart_core::series::Series;
 
 use crate::{
     arguments::{Arguments, Part},
+    clock::Clock,
     score::Score,
     trace::{DAY, SECOND, Trace},
 };
@@ -113,16 +112,11 @@ fn score(trace: &Trace, task: &Task, model: Model, season: Season) -> Score {
             .take(horizon)
             .copied()
             .collect();
-        let started = Instant::now();
+        let clock = Clock::start();
         let Ok(made) = forecast::forecast(&past, &options) else {
             continue;
         };
-        score.add(
-            &made,
-            &measured,
-            &task.horizons,
-            started.elapsed().as_secs_f64() * 1e3,
-        );
+        score.add(&made, &measured, &task.horizons, clock.millis());
     }
     score
 }

@@ -92,9 +92,8 @@ fn clusters(all: &[Series], group: &[usize]) -> Vec<Vec<usize>> {
                 best = (similarity, number);
             }
         }
-        match found.get_mut(best.1) {
-            Some((_, members)) if best.0 >= ALIKE => members.push(index),
-            _ if found.len() < MAX_CLUSTERS => found.push((shape, vec![index])),
+        let joins = best.0 >= ALIKE || found.len() >= MAX_CLUSTERS;
+        match found.get_mut(best.1).filter(|_| joins) {
             Some((_, members)) => members.push(index),
             None => found.push((shape, vec![index])),
         }
@@ -353,14 +352,12 @@ fn member(series: &Series, history: &History, choice: &Choice) -> Forecast {
         errors,
         ..scaled(&choice.errors.tested, &beside)
     };
-    let bands = quantiles::around(
-        &points,
-        history.series.len(),
-        &Errors {
-            tested,
-            ..choice.errors.clone()
-        },
-    );
+    let errors = Errors {
+        tested,
+        one_step: Vec::new(),
+        level: ratio * choice.errors.level,
+    };
+    let bands = quantiles::around(&points, history.series.len(), &errors);
     let rescale = |values: Vec<f64>| {
         values
             .into_iter()

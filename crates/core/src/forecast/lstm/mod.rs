@@ -82,9 +82,9 @@ impl Forecaster for Lstm {
                 found: values.len(),
             });
         }
-        let recent = values
-            .get(values.len().saturating_sub(MAX_STEPS)..)
-            .unwrap_or(&values);
+        // Whole seasons are left out, so that the phase counts from the same step as in a forecast.
+        let old = values.len().saturating_sub(MAX_STEPS);
+        let recent = values.get(old - old % season..).unwrap_or(&values);
         let scale = Scale::of(recent);
         let scaled: Vec<f64> = recent
             .iter()
