@@ -82,7 +82,7 @@ pub fn foresee(loads: &[(&str, Vec<Sample>)], options: &Options) -> Result<Vec<F
         let forecasts = cluster::forecast_all(&series, &asked);
         for (index, made) in members.into_iter().zip(forecasts) {
             let failed = |source| Error::Forecast {
-                shard: loads.get(index).map_or("", |(name, _)| name).to_owned(),
+                shard: loads.get(index).map_or("", |(name, _)| *name).to_owned(),
                 source,
             };
             let made = made.map_err(failed)?;
