@@ -17,7 +17,7 @@ use crate::decide::options::Options;
 use crate::error::{Error, Result};
 use crate::observe::history::{self, History, Metric};
 use crate::pg::relation;
-use crate::pg::time::{self, SECOND};
+use crate::pg::time::SECOND;
 use crate::settings;
 
 /// The name of this server among the nodes.

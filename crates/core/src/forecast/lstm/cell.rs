@@ -2,6 +2,8 @@
 //!
 //! Hochreiter and Schmidhuber 1997; the forget gate is that of Gers, Schmidhuber and Cummins 2000.
 
+use crate::forecast::linear::dot;
+
 /// The inputs of each step.
 pub(super) const INPUTS: usize = 4;
 
@@ -57,7 +59,7 @@ pub(super) fn step(weights: &[f64], inputs: &[f64; INPUTS], state: &mut State) -
     for (number, gate) in gates.iter_mut().enumerate() {
         for value in gate.iter_mut() {
             let row = rows.next().unwrap_or_default();
-            let sum = super::super::linear::dot(row, &gathered);
+            let sum = dot(row, &gathered);
             *value = if number + 1 == GATES {
                 sum.tanh()
             } else {
@@ -85,7 +87,7 @@ pub(super) fn step(weights: &[f64], inputs: &[f64; INPUTS], state: &mut State) -
 
 fn predicted(weights: &[f64], output: &[f64; CELLS]) -> f64 {
     let last = weights.get(GATE_WEIGHTS..).unwrap_or_default();
-    super::super::linear::dot(last, output) + last.last().copied().unwrap_or(0.0)
+    dot(last, output) + last.last().copied().unwrap_or(0.0)
 }
 
 /// Adds to `gradient` that of ½·Σ (prediction − target)², given the differences at each step of a sequence.

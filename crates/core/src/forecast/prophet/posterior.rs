@@ -7,6 +7,8 @@
 
 use augurs::prophet::optimizer::{Data, TrendIndicator};
 
+use crate::forecast::linear::dot;
+
 /// Standard deviations of the priors of k and m, and of σ.
 const TREND_SCALE: f64 = 5.0;
 const NOISE_SCALE: f64 = 0.5;
@@ -228,10 +230,6 @@ fn add(sum: &mut [f64], column: &[f64], factor: f64) {
     sum.iter_mut()
         .zip(column)
         .for_each(|(slot, value)| *slot += factor * value);
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
 #[cfg(test)]
