@@ -22,6 +22,15 @@ const HORIZON: usize = 48;
 /// The files of the official split.
 pub const FILES: [&str; 2] = ["m4_hourly_train.csv", "m4_hourly_test.csv"];
 
+/// One series.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// What a model sees.
+    pub train: Vec<f64>,
+    /// What it forecasts.
+    pub test: Vec<f64>,
+}
+
 /// How a model did over all series.
 #[derive(Debug, Clone, Default)]
 pub struct Score {
@@ -43,12 +52,15 @@ pub struct Score {
 ///
 /// # Errors
 /// [`Error::Read`] or [`Error::NotATrace`].
-pub fn read(folder: &Path) -> Result<Option<Vec<(Vec<f64>, Vec<f64>)>>, Error> {
+pub fn read(folder: &Path) -> Result<Option<Vec<Split>>, Error> {
     let [train, test] = FILES.map(|name| folder.join(name));
     if !train.exists() || !test.exists() {
         return Ok(None);
     }
-    Ok(Some(rows(&train)?.into_iter().zip(rows(&test)?).collect()))
+    let pairs = rows(&train)?.into_iter().zip(rows(&test)?);
+    Ok(Some(
+        pairs.map(|(train, test)| Split { train, test }).collect(),
+    ))
 }
 
 fn rows(path: &Path) -> Result<Vec<Vec<f64>>, Error> {
@@ -73,15 +85,10 @@ fn rows(path: &Path) -> Result<Vec<Vec<f64>>, Error> {
 }
 
 /// Evaluates one model. Validation forecasts the last 48 values of the histories instead.
-pub fn evaluate(
-    all: &[(Vec<f64>, Vec<f64>)],
-    model: Model,
-    season: Season,
-    arguments: &Arguments,
-) -> Score {
+pub fn evaluate(all: &[Split], model: Model, season: Season, arguments: &Arguments) -> Score {
     let mut score = Score::default();
     let mut ratios = Vec::new();
-    for (train, test) in all.iter().step_by(arguments.m4) {
+    for Split { train, test } in all.iter().step_by(arguments.m4) {
         let (past, future) = match arguments.part {
             Part::Test => (train.as_slice(), test.as_slice()),
             Part::Validation => train.split_at(train.len().saturating_sub(HORIZON)),

@@ -65,12 +65,8 @@ fn a_forecast_recovers_within_one_season_after_a_change() {
         let value = |i: usize| (if i < change { wave(i, 0.0) } else { after(i) }) + quiet(i);
         let values: Vec<f64> = (0..change + 4 * DAY).map(value).collect();
         let (mut ours, mut naive) = (0.0, 0.0);
-        for origin in [
-            change + DAY,
-            change + DAY + 5,
-            change + DAY + 11,
-            change + DAY + 17,
-        ] {
+        // One season after, and the eighth that shows that the new pattern repeats.
+        for origin in [4, 7, 11, 17].map(|later| change + DAY + later) {
             let (error, of_naive) = errors(&values, origin);
             ours += error;
             naive += of_naive;

@@ -22,6 +22,7 @@ pub mod mstl;
 pub mod prepare;
 pub mod prophet;
 pub mod quantiles;
+mod regime;
 pub mod seasonal_naive;
 pub mod seasons;
 mod shift;

@@ -2,7 +2,7 @@
 
 use crate::series::{Series, fill_linearly, usable_or_nan};
 
-use super::{ForecastError, Season, seasons, shift};
+use super::{ForecastError, Season, regime, seasons, shift};
 
 /// The steps in which seasons are looked for: the last so many.
 pub const MAX_DETECTION: usize = 4_096;
@@ -15,6 +15,11 @@ pub const MAX_CYCLES: usize = 8;
 
 /// The steps that models are fitted to, at most.
 pub const MAX_HISTORY: usize = MAX_DETECTION;
+
+/// Microseconds per day.
+const DAY: i64 = 86_400_000_000;
+
+const DAYS_PER_WEEK: usize = 7;
 
 /// A history ready for the models: no gap, in the order of 1, not longer than [`MAX_HISTORY`].
 #[derive(Debug, Clone)]
@@ -40,7 +45,8 @@ impl History {
 ///
 /// Gaps longer than a quarter of the shortest season are filled from one season before, others
 /// linearly. Values are divided by the largest, because MSTL works in single precision. What came before
-/// a shift of the level is brought to the level after it.
+/// a shift of the level is brought to the level after it, and what came before a change of the pattern is left
+/// out.
 ///
 /// # Errors
 /// [`ForecastError::NoData`] without a usable value, [`ForecastError::BadSeason`] for a season of 0.
@@ -60,7 +66,7 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
     let mut filled = values.clone();
     fill_linearly(&mut filled);
     let seasons = match season {
-        Season::Auto => seasons::detect(&filled),
+        Season::Auto => with_week(seasons::detect(&filled), series.step, values.len()),
         Season::Steps(steps) if steps >= 2 && steps < values.len() => vec![steps],
         Season::Steps(_) => Vec::new(),
     };
@@ -73,22 +79,46 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
     let keep = longest
         .saturating_mul(MAX_CYCLES)
         .clamp(MIN_HISTORY, MAX_HISTORY);
-    let cut = values.len().saturating_sub(keep);
+    let mut cut = values.len().saturating_sub(keep);
+    if let Some(season) = seasons.first() {
+        shift::undo_level_shift(values.get_mut(cut..).unwrap_or_default(), *season);
+        let kept = values.get(cut..).unwrap_or_default();
+        cut += regime::begin(kept, *season).unwrap_or(0);
+    } else {
+        shift::undo_level_shift(values.get_mut(cut..).unwrap_or_default(), 1);
+    }
+    let seasons = seasons
+        .into_iter()
+        .filter(|season| *season <= values.len() - cut)
+        .collect();
     let skipped = i64::try_from(missed + cut).unwrap_or(i64::MAX);
-    let mut kept = values.split_off(cut);
-    shift::undo_level_shift(&mut kept, seasons.first().copied().unwrap_or(1));
     Ok(History {
         series: Series {
             start: series
                 .start
                 .saturating_add(series.step.saturating_mul(skipped)),
             step: series.step,
-            values: kept,
+            values: values.split_off(cut),
         },
         observed: observed.into_iter().skip(cut).collect(),
         scale,
         seasons,
     })
+}
+
+/// Adds the week to a day of the clock, where there are three of them: people live by it, and few weeks are not
+/// enough to see it in the autocorrelation. What does not help, the ensemble leaves out.
+fn with_week(mut seasons: Vec<usize>, step: i64, count: usize) -> Vec<usize> {
+    if let [day] = seasons.as_slice()
+        && i64::try_from(*day)
+            .ok()
+            .and_then(|day| day.checked_mul(step))
+            == Some(DAY)
+        && count >= 3 * DAYS_PER_WEEK * day
+    {
+        seasons.push(DAYS_PER_WEEK * day);
+    }
+    seasons
 }
 
 /// The last [`MAX_DETECTION`] values from the first usable one on, the others NaN; `None` without any.
