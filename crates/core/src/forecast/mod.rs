@@ -9,6 +9,7 @@
 //! [`prepare::MAX_HISTORY`] and [`skill::MAX_ORIGINS`]).
 
 pub mod auto;
+mod calibration;
 pub mod cluster;
 mod combine;
 mod confidence;

@@ -1,6 +1,6 @@
 //! How large errors usually are: by step of the horizon and by time of day. What quantiles are relative to.
 
-use super::quantiles::effective;
+use super::calibration::effective;
 
 /// The errors that the assumption weighs as much as, that all times of day err alike.
 const PRIOR_COUNT: f64 = 8.0;
