@@ -15,6 +15,9 @@ const POWER: f64 = 4.0;
 /// A weight below this part of all is as good as none.
 const NEGLIGIBLE_WEIGHT: f64 = 0.02;
 
+/// Weights hold for so many times the steps that were tested.
+const MAX_UNTESTED: usize = 3;
+
 /// A model with its future and its past.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
@@ -47,11 +50,11 @@ pub(super) fn combine(members: &[Member], origin_weights: &[f64]) -> Combined {
         .max()
         .unwrap_or(0);
     let weights = weights(members, origin_weights, tested);
-    let at = |step: usize| {
-        weights
-            .get(step)
-            .or(weights.last())
-            .map_or(&[][..], Vec::as_slice)
+    // Far beyond what was tested nothing is known but that the last season may come again.
+    let untested = only_the_first(members.len());
+    let at = |step: usize| match weights.get(step).or(weights.last()) {
+        Some(weights) if step < MAX_UNTESTED * tested => weights.as_slice(),
+        _ => untested.as_slice(),
     };
     let points = (0..horizon).map(|step| {
         let of_members = members

@@ -68,7 +68,11 @@ struct Shape {
 impl Shape {
     /// The largest that leaves enough rows to fit.
     fn of(count: usize, seasons: &[usize]) -> Option<Self> {
-        let shortest = seasons.first().copied().filter(|season| 2 * season < count);
+        let shortest = seasons.first().copied();
+        // Without its season a forecast of a seasonal series is worth nothing a day ahead.
+        if shortest.is_some_and(|season| 2 * season >= count) {
+            return None;
+        }
         let longer = seasons.get(1).copied();
         let lags = MAX_LAGS.min(shortest.unwrap_or(MAX_LAGS));
         let mut tries = Vec::new();
