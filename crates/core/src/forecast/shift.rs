@@ -15,6 +15,9 @@ const MAX_BLOCKS: usize = 240;
 /// Blocks per season: the day is removed before, so that a few are enough to see a shift early.
 const BLOCKS_PER_SEASON: usize = 8;
 
+/// The seasons before a change that show what is usual: the days of a week differ.
+const MIN_SEASONS: usize = 8;
+
 /// Blocks after a change that prove it.
 const MIN_AFTER: usize = 4;
 
@@ -34,7 +37,8 @@ pub(super) fn undo_level_shift(values: &mut [f64], season: usize) -> Option<usiz
     let season = season.max(1);
     let width = (season / BLOCKS_PER_SEASON).max(1);
     let logs = blocks(values, width, season)?;
-    let (at, factor) = last_shift(&logs)?;
+    let per_season = (season / width).max(1);
+    let (at, factor) = last_shift(&logs, MIN_SEASONS * per_season)?;
     let skipped = values.len() - logs.len() * width;
     let change = skipped + at * width;
     let change = refine(values, change, width, season, factor);
@@ -63,8 +67,8 @@ fn blocks(values: &[f64], width: usize, season: usize) -> Option<Vec<f64>> {
     Some(logs.iter().enumerate().map(without).collect())
 }
 
-/// The last shift, in blocks from the first, and the factor from the level before to that after.
-fn last_shift(logs: &[f64]) -> Option<(usize, f64)> {
+/// The last shift, in blocks from the first and not before `earliest`, and the factor from the level before to that after.
+fn last_shift(logs: &[f64], earliest: usize) -> Option<(usize, f64)> {
     let differences = logs
         .windows(2)
         .filter_map(|pair| Some((pair.get(1)? - pair.first()?).abs()));
@@ -81,7 +85,7 @@ fn last_shift(logs: &[f64]) -> Option<(usize, f64)> {
             logs.get(at.saturating_sub(4 * MIN_AFTER)..at)?,
             logs.get(at..)?,
         );
-        if before.len() < MIN_AFTER || after.len() < MIN_AFTER {
+        if at < earliest || before.len() < MIN_AFTER || after.len() < MIN_AFTER {
             return None;
         }
         let step = median(after.iter().copied()) - median(before.iter().copied());
@@ -93,7 +97,14 @@ fn last_shift(logs: &[f64]) -> Option<(usize, f64)> {
             .iter()
             .filter(|log| (**log > middle) == (step > 0.0))
             .count();
-        (enough && across * 10 >= after.len() * 9).then(|| (at, step.exp()))
+        // What was there before is no shift: a weekend has another level than the days before it.
+        let earlier = logs.get(..at)?;
+        let width = after.len().min(earlier.len());
+        let is_new = earlier
+            .windows(width)
+            .step_by((width / 4).max(1))
+            .all(|window| (median(window.iter().copied()) > middle) != (step > 0.0));
+        (enough && is_new && across * 10 >= after.len() * 9).then(|| (at, step.exp()))
     };
     // The detector may be a block or two late or early.
     let near = |at: usize| (at.saturating_sub(2)..=at + 2).filter_map(judged);
@@ -162,6 +173,14 @@ mod tests {
     fn a_steady_load_a_burst_and_noise_are_left_alone() {
         let mut steady = load(480, 480, 1.0);
         assert_eq!(undo_level_shift(&mut steady, 24), None);
+        let mut weeks = load(24 * 28, 24 * 28, 1.0);
+        for (index, value) in weeks.iter_mut().enumerate() {
+            *value *= if index / 24 % 7 >= 5 { 0.5 } else { 1.0 };
+        }
+        for length in 24 * 10..weeks.len() {
+            let found = undo_level_shift(&mut weeks[..length].to_vec(), 24);
+            assert_eq!(found, None, "{length} hours");
+        }
         let mut burst = load(480, 480, 1.0);
         burst.iter_mut().skip(400).take(6).for_each(|v| *v *= 5.0);
         assert_eq!(undo_level_shift(&mut burst, 24), None);
