@@ -70,6 +70,7 @@ impl Arguments {
         };
         while let Some(word) = words.next() {
             match word.strip_prefix("--") {
+                Some("help") => return Err(Error::Usage(USAGE.to_owned())),
                 None => read.folder = PathBuf::from(word),
                 Some(option) => {
                     let value = words.next();

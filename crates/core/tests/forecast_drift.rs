@@ -51,11 +51,14 @@ fn errors(values: &[f64], origin: usize) -> (f64, f64) {
     })
 }
 
+/// The load at a step.
+type Load = fn(usize) -> f64;
+
 #[test]
 fn a_forecast_recovers_within_one_season_after_a_change() {
     let change = 40 * DAY;
     let quiet = |i: usize| 12.0 * (noise(i as u64) - 0.5);
-    let changes: [(&str, fn(usize) -> f64); 4] = [
+    let changes: [(&str, Load); 4] = [
         ("twice the level", |i| 2.0 * wave(i, 0.0)),
         ("a third of the level", |i| wave(i, 0.0) / 3.0),
         ("six hours later", |i| wave(i, -6.0)),
