@@ -129,14 +129,13 @@ impl Trial<'_> {
         }
         if seasons.is_empty() {
             add(&Ets, seasons);
-        } else {
-            add(&Mstl, seasons);
         }
         // With and without the week: where it is not worth its coefficients.
         for upto in 1..=seasons.len().max(1) {
             let seasons = seasons.get(..upto).unwrap_or_default();
             add(&spar, seasons);
             add(&LogLinear, seasons);
+            add(&Mstl, seasons);
         }
         let combined = combine(&members, &self.weights);
         let dominant = combined.shares.iter().position(|share| *share >= DOMINANT);

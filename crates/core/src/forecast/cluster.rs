@@ -27,10 +27,10 @@ const MIN_STEPS: usize = 96;
 
 /// The recent steps that curves are compared by, averaged to as many values as the second.
 const COMPARED_STEPS: usize = 512;
-const COMPARED_VALUES: usize = 64;
+const COMPARED_VALUES: usize = 256;
 
 /// Curves are alike from this cosine on.
-const ALIKE: f64 = 0.97;
+const ALIKE: f64 = 0.98;
 
 /// The clusters, at most; then a series joins the most similar.
 const MAX_CLUSTERS: usize = 48;

@@ -13,8 +13,9 @@ const MIN_BEFORE: usize = 8;
 /// Candidates per season; and the part of a season that must follow the new pattern before it is believed.
 const PER_SEASON: usize = 8;
 
-/// By how much a change must exceed what is usual, and the pattern before fit worse than that since.
-const CLEAR: f64 = 2.0;
+/// By how much a change must exceed what is usual, and the pattern before fit worse than that since. An outage
+/// that leaves traces in the days after it reaches two.
+const CLEAR: f64 = 3.0;
 
 /// The first step of the present pattern; `None` if there was no change. Values are without gaps.
 pub(super) fn begin(values: &[f64], season: usize) -> Option<usize> {
