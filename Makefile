@@ -2,15 +2,18 @@
 #
 # Settings:  PG_CONFIG=…  the server `make install` installs in (default: the pg_config in PATH)
 #            TESTS=…      single tests, for in-backend, installcheck, client and bench
+#            DATA=…       folder with traces, and OPTIONS=…, for backtest
 #            XDG_CACHE_HOME, where builds are kept (default: ~/.cache, in the folder repart)
 
 SHELL := bash
 PG_CONFIG ?= pg_config
 TESTS ?=
+DATA ?=
+OPTIONS ?=
 BIN := tests/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare lint test core in-backend installcheck client test-all bench demo install clean
+.PHONY: help prepare lint test core in-backend installcheck client test-all bench backtest demo install clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +44,9 @@ test-all: test ## make test, and PostgreSQL 16, 17 and 18
 
 bench: prepare ## side-by-side benchmarks (benches/README.md); TESTS=rebuild runs one
 	@$(BIN)/throwaway --install-release $(BIN)/bench $(TESTS)
+
+backtest: ## evaluate the forecasting models on traces: DATA=folder with CSV files, OPTIONS=… (crates/backtest)
+	@$(BIN)/backtest "$(DATA)" $(OPTIONS)
 
 demo: prepare ## a demonstration on a throwaway server
 	@$(BIN)/throwaway --install $(BIN)/demo

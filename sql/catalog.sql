@@ -8,6 +8,7 @@ CREATE TABLE repart.sharded_tables (
     relation    regclass    PRIMARY KEY,
     shard_key   name        NOT NULL,
     leaf_keys   boolean     NOT NULL DEFAULT false,
+    model       text,
     managed_at  timestamptz NOT NULL DEFAULT now(),
     -- Tables with the same number are reshaped together. A number, so that a dump and restore keeps it.
     colocation_group integer
@@ -79,6 +80,7 @@ CREATE TABLE repart.forecast_curves (
     q50      double precision[] NOT NULL,
     q90      double precision[] NOT NULL,
     q99      double precision[] NOT NULL,
+    peak     double precision[] NOT NULL,
     model    text             NOT NULL,
     skill    double precision NOT NULL,
     season   interval,

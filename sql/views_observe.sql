@@ -21,12 +21,12 @@ SELECT i.inhparent::regclass AS relation,
        f.shard::regclass AS shard,
        f.metric,
        f.first_at + q.n * f.step AS at,
-       q.q50, q.q90, q.q99,
+       q.q50, q.q90, q.q99, q.peak,
        f.model, f.skill, f.season, f.made_at
   FROM repart.forecast_curves f
   JOIN pg_catalog.pg_inherits i ON i.inhrelid = f.shard
- CROSS JOIN LATERAL unnest(f.q50, f.q90, f.q99) WITH ORDINALITY AS q (q50, q90, q99, n);
-COMMENT ON VIEW repart.forecasts IS 'latest stored forecast of each shard and metric, one row per step, "at" its end, as in repart.load; metric load is reads and writes together';
+ CROSS JOIN LATERAL unnest(f.q50, f.q90, f.q99, f.peak) WITH ORDINALITY AS q (q50, q90, q99, peak, n);
+COMMENT ON VIEW repart.forecasts IS 'latest stored forecast of each shard and metric, one row per step, "at" its end, as in repart.load; metric load is reads and writes together; peak is the 90 % quantile of the highest value up to that time';
 GRANT SELECT ON repart.forecasts TO pg_monitor;
 
 CREATE VIEW repart.plans AS

@@ -1,15 +1,15 @@
-//! `repart_forecast`.
+//! `repart_forecast` and `repart_set_model`.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{notice, pg_sys};
-use repart_core::forecast::Forecast;
+use repart_core::forecast::{Forecast, Model};
 
 use crate::api::regclass::{Regclass, require_owner_or_monitor, required};
-use crate::catalog::tables;
-use crate::decide::options::Options;
+use crate::catalog::{forecasts, tables};
+use crate::decide::options::{Options, parse_model};
 use crate::decide::table;
-use crate::error::Result;
+use crate::error::{Result, SqlResult};
 use crate::observe::history::{self, Metric};
 use crate::pg::{relation, role, time};
 
@@ -53,10 +53,31 @@ fn repart_forecast(
     let table = required(relation, "relation")?;
     require_owner_or_monitor(table)?;
     tables::require(table)?;
-    let options = Options::new(horizon.as_ref(), model)?;
+    let mut options = Options::new(horizon.as_ref(), model)?;
+    if model.is_none() {
+        options = options.with_model_of(table)?;
+    }
     Ok(TableIterator::new(role::as_superuser(|| {
         rows(table, &options)
     })?))
+}
+
+/// Chooses the forecasting model of one table, for plans and for `repart_forecast`; NULL leaves it to
+/// `repart.model` again.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_set_model(
+    relation: Option<Regclass>,
+    model: default!(Option<&str>, "NULL"),
+) -> SqlResult<()> {
+    let table = required(relation, "relation")?;
+    relation::require_owner(table)?;
+    tables::require(table)?;
+    let model = model
+        .map(|name| parse_model("model", name))
+        .transpose()?
+        .map(Model::name);
+    Ok(forecasts::choose_model(table, model)?)
 }
 
 fn rows(table: pg_sys::Oid, options: &Options) -> Result<Vec<Row>> {

@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::pg::{spi, time};
+use crate::pg::{role, spi, time};
 
 /// A forecast to be stored. Lists hold one value per step.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Curve {
     pub q90: Vec<f64>,
     /// The 99 % quantile, per second.
     pub q99: Vec<f64>,
+    /// The 90 % quantile of the highest value up to each step, per second.
+    pub peak: Vec<f64>,
     /// The model that made it.
     pub model: String,
     /// How much better it is than seasonal naive, at most 1.
@@ -34,11 +36,11 @@ pub struct Curve {
 pub fn store(curve: &Curve) -> Result<()> {
     spi::run(
         "INSERT INTO repart.forecast_curves
-             (shard, metric, made_at, first_at, step, q50, q90, q99, model, skill, season)
-         VALUES ($1, $2, pg_catalog.now(), $3, $4, $5, $6, $7, $8, $9, $10)
+             (shard, metric, made_at, first_at, step, q50, q90, q99, peak, model, skill, season)
+         VALUES ($1, $2, pg_catalog.now(), $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (shard, metric) DO UPDATE
             SET made_at = excluded.made_at, first_at = excluded.first_at, step = excluded.step,
-                q50 = excluded.q50, q90 = excluded.q90, q99 = excluded.q99,
+                q50 = excluded.q50, q90 = excluded.q90, q99 = excluded.q99, peak = excluded.peak,
                 model = excluded.model, skill = excluded.skill, season = excluded.season",
         &[
             curve.shard.into(),
@@ -48,6 +50,7 @@ pub fn store(curve: &Curve) -> Result<()> {
             curve.q50.clone().into(),
             curve.q90.clone().into(),
             curve.q99.clone().into(),
+            curve.peak.clone().into(),
             curve.model.as_str().into(),
             curve.skill.into(),
             curve.season.map(time::span_to_sql).into(),
@@ -62,6 +65,27 @@ pub fn forget(shard: pg_sys::Oid) -> Result<()> {
         "DELETE FROM repart.forecast_curves WHERE shard = $1",
         &[shard.into()],
     )?;
+    Ok(())
+}
+
+/// The model chosen for a table, by name; `None` if `repart.model` decides.
+pub fn model_of(table: pg_sys::Oid) -> Result<Option<String>> {
+    role::as_superuser(|| {
+        spi::query_value(
+            "SELECT model FROM repart.sharded_tables WHERE relation = $1 AND model IS NOT NULL",
+            &[table.into()],
+        )
+    })
+}
+
+/// Chooses the model for a table; `None` leaves it to `repart.model`.
+pub fn choose_model(table: pg_sys::Oid, model: Option<&str>) -> Result<()> {
+    role::as_superuser(|| {
+        spi::run(
+            "UPDATE repart.sharded_tables SET model = $2 WHERE relation = $1",
+            &[table.into(), model.into()],
+        )
+    })?;
     Ok(())
 }
 

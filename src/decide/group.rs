@@ -6,8 +6,9 @@ use repart_core::plan::input::Shard;
 use repart_core::series;
 
 use crate::catalog::shards::{self, Shard as Partition};
+use crate::decide::many;
 use crate::decide::options::Options;
-use crate::decide::table::{Forecasted, foresee};
+use crate::decide::table::Forecasted;
 use crate::error::{Error, Result};
 use crate::migrate::colocated;
 use crate::pg::relation;
@@ -43,7 +44,10 @@ pub fn together(
                 .collect();
             // What several shards together "leave" to one is the sum of their histories.
             let load = series::inherit(&[], &loads, i64::MAX);
-            foresee(sum, &load, options)?;
+            let name = sum.name.clone();
+            for foreseen in many::foresee(&[(name.as_str(), load)], options)? {
+                foreseen.fill(sum);
+            }
         }
     }
     Ok(sums)

@@ -9,6 +9,7 @@
 
 pub mod group;
 pub mod learn;
+pub mod many;
 pub mod options;
 pub mod plan;
 pub mod table;

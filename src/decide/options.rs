@@ -1,9 +1,11 @@
 //! What a forecast is asked to be: horizon, season, model and step, from settings and arguments.
 
 use pgrx::datum::Interval;
+use pgrx::pg_sys;
 use repart_core::forecast::{self, MAX_HORIZON, Model};
 use repart_core::series::{Sample, natural_step};
 
+use crate::catalog::forecasts;
 use crate::error::{Error, Result};
 use crate::pg::time::{self, SECOND};
 use crate::settings;
@@ -108,6 +110,15 @@ impl Options {
         })
     }
 
+    /// The same with the model that was chosen for a table, if one was.
+    pub fn with_model_of(self, table: pg_sys::Oid) -> Result<Self> {
+        let model = match forecasts::model_of(table)? {
+            Some(name) => parse_model("model", &name)?,
+            None => self.model,
+        };
+        Ok(Self { model, ..self })
+    }
+
     /// What the core is asked for, with `ahead` more µs than the horizon.
     pub fn for_step(&self, step: i64, ahead: i64) -> Result<forecast::Options> {
         let steps = |span: i64| {
@@ -175,7 +186,8 @@ fn invalid_horizon(what: String) -> Error {
     }
 }
 
-fn parse_model(parameter: &str, name: &str) -> Result<Model> {
+/// The model of a name, as a parameter gives it.
+pub fn parse_model(parameter: &str, name: &str) -> Result<Model> {
     name.trim().parse().map_err(|_| Error::InvalidParameter {
         what: format!("invalid value for parameter \"{parameter}\": \"{name}\""),
         hint: format!(

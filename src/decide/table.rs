@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 use repart_core::forecast::{self, Forecast};
-use repart_core::plan::input::{CoAccess, Curve, Shard, Table};
+use repart_core::plan::input::{CoAccess, Shard, Table};
 use repart_core::series::{Sample, Series};
 
 use crate::catalog::forecasts::{self, Curve as StoredCurve};
@@ -12,21 +12,18 @@ use crate::catalog::lineage::{self, Link};
 use crate::catalog::shards::{self, Shard as Partition, ShardKey};
 use crate::catalog::{groups, journal, keys, tables};
 use crate::decide::group;
+use crate::decide::many::{self, Foreseen};
 use crate::decide::options::Options;
 use crate::error::{Error, Result};
 use crate::observe::heat;
 use crate::observe::history::{self, History, Metric};
 use crate::pg::relation;
 use crate::pg::sampler::read;
-use crate::pg::time::{self, SECOND};
+use crate::pg::time::SECOND;
 use crate::settings;
 
 /// The name of this server among the nodes.
 pub const LOCAL: &str = "local";
-
-/// A history that ended longer ago than this many steps, and than [`STALE_SPAN`], says nothing about now.
-const STALE_STEPS: i64 = 10;
-const STALE_SPAN: i64 = 3_600 * SECOND;
 
 /// Keys are looked at when the load comes this close to the limit: a little before the planner acts, so
 /// that rounding does not matter.
@@ -36,13 +33,11 @@ const NEARLY: f64 = 0.95;
 /// tens of milliseconds. `repart_forecast` makes them on demand.
 const DETAILED_SHARDS: usize = 64;
 
-/// The samples that the load now is the median of.
-const NOW_SAMPLES: usize = 3;
-
 /// Forecasts the load of every shard of a managed table, stores that, and gathers what a plan needs. Of a colocation
 /// group, given by its first table, one table is made: it is planned as one.
 pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
     tables::require(relation)?;
+    let options = &options.with_model_of(relation)?;
     let tables = groups::members(relation)?
         .into_iter()
         .map(|member| Forecasted::of(member, options))
@@ -83,14 +78,22 @@ pub struct Forecasted {
 
 impl Forecasted {
     fn of(relation: pg_sys::Oid, options: &Options) -> Result<Self> {
+        let options = &options.with_model_of(relation)?;
         let partitions = shards_of(relation)?;
         let past = Past::of(relation, &partitions)?;
-        let (mut shards, mut loads) = (Vec::new(), Vec::new());
+        let (mut histories, mut loads) = (Vec::new(), Vec::new());
         for partition in &partitions {
-            let (shard, load) = past.shard(partition, options)?;
-            shards.push(shard);
-            loads.push(load);
+            let history = history::of_family(partition.oid, &past.links, past.oldest)?;
+            loads.push((partition.name.as_str(), history.samples(Metric::Load)));
+            // Those of all shards of a large table would be too much to keep.
+            histories.push((past.stored.len() > 1).then_some(history));
         }
+        let mut shards = Vec::new();
+        let all = many::foresee(&loads, options)?;
+        for ((partition, history), foreseen) in partitions.iter().zip(&histories).zip(all) {
+            shards.push(past.shard(partition, history.as_ref(), foreseen, options)?);
+        }
+        let loads = loads.into_iter().map(|(_, load)| load).collect();
         mark_mergeable(&mut shards, &partitions);
         Ok(Self {
             relation,
@@ -189,17 +192,22 @@ impl Past {
         })
     }
 
-    fn shard(&self, partition: &Partition, options: &Options) -> Result<(Shard, Vec<Sample>)> {
-        let history = history::of_family(partition.oid, &self.links, self.oldest)?;
-        let load = history.samples(Metric::Load);
+    fn shard(
+        &self,
+        partition: &Partition,
+        history: Option<&History>,
+        foreseen: Foreseen,
+        options: &Options,
+    ) -> Result<Shard> {
         let mut shard = self.described(partition);
         forecasts::forget(partition.oid)?;
-        if let Some((made, lag)) = foresee(&mut shard, &load, options)? {
+        let lag = foreseen.lag;
+        if let Some(made) = foreseen.fill(&mut shard) {
             for metric in self.stored {
-                store(partition, &history, *metric, &made, options, lag)?;
+                store(partition, history, *metric, &made, options, lag)?;
             }
         }
-        Ok((shard, load))
+        Ok(shard)
     }
 
     /// All but the load.
@@ -248,44 +256,20 @@ impl Past {
     }
 }
 
-/// Fills in what the load so far says of a shard. Returns the forecast with the time since the last sample, µs;
-/// `None` where there is none, or the load is too old to say anything.
-pub fn foresee(
-    shard: &mut Shard,
-    load: &[Sample],
-    options: &Options,
-) -> Result<Option<(Forecast, i64)>> {
-    let Some(last) = load.last().map(|sample| sample.at) else {
-        return Ok(None);
-    };
-    let lag = time::now().saturating_sub(last);
-    let Some((series, made)) = forecast(&shard.name, load, options, lag)? else {
-        shard.load_now = load_now(load);
-        return Ok(None);
-    };
-    if lag > (STALE_STEPS.saturating_mul(series.step)).max(STALE_SPAN) {
-        return Ok(None);
-    }
-    shard.load_now = load_now(load);
-    shard.history_span = series.end().saturating_sub(series.start);
-    shard.recent_peak = recent_peak(&series, season(&made));
-    shard.forecast = Some(curve(made.clone()));
-    Ok(Some((made, lag)))
-}
-
 /// Stores the forecast of one metric; that of the load is made already.
 fn store(
     partition: &Partition,
-    history: &History,
+    history: Option<&History>,
     metric: Metric,
     load: &Forecast,
     options: &Options,
     ahead: i64,
 ) -> Result<()> {
-    let made = match metric {
-        Metric::Load => Some(load.clone()),
-        _ => forecast(&partition.name, &history.samples(metric), options, ahead)?
+    let made = match (metric, history) {
+        (Metric::Load, _) => Some(load.clone()),
+        (_, Some(history)) => forecast(&partition.name, &history.samples(metric), options, ahead)?
             .map(|(_, made)| made),
+        (_, None) => None,
     };
     let Some(made) = made else { return Ok(()) };
     forecasts::store(&StoredCurve {
@@ -297,51 +281,10 @@ fn store(
         q50: made.q50,
         q90: made.q90,
         q99: made.q99,
+        peak: made.peak,
         model: made.model,
         skill: made.skill,
     })
-}
-
-fn curve(made: Forecast) -> Curve {
-    let season = season(&made);
-    Curve {
-        start: made.start,
-        step: made.step,
-        q50: made.q50,
-        q90: made.q90,
-        q99: made.q99,
-        confidence: made.confidence,
-        model: made.model,
-        season,
-    }
-}
-
-/// The highest value of the last season; of the whole history where there is none.
-fn recent_peak(series: &Series, season: Option<i64>) -> f64 {
-    let steps = season
-        .and_then(|season| usize::try_from(season / series.step.max(1)).ok())
-        .unwrap_or(series.len());
-    let recent = series
-        .values
-        .get(series.len().saturating_sub(steps.max(1))..)
-        .unwrap_or_default();
-    recent
-        .iter()
-        .copied()
-        .filter(|value| value.is_finite())
-        .fold(0.0, f64::max)
-}
-
-/// The median of the last samples.
-fn load_now(samples: &[Sample]) -> f64 {
-    let mut latest: Vec<f64> = samples
-        .iter()
-        .rev()
-        .take(NOW_SAMPLES)
-        .map(|sample| sample.value)
-        .collect();
-    latest.sort_by(f64::total_cmp);
-    latest.get(latest.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Whether the planner may want to divide the shard, so that it needs to know its keys.

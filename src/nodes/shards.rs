@@ -113,6 +113,7 @@ impl Load {
                     writes: rates.writes,
                     bytes: rates.bytes,
                     size: *size,
+                    access: None,
                 };
                 self.samples.insert(*shard, sample);
             }

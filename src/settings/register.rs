@@ -97,8 +97,8 @@ fn register_forecasting() {
     );
     GucRegistry::define_string_guc(
         c"repart.model",
-        c"The forecasting model: auto, seasonal_naive, ets or mstl.",
-        c"auto takes the best by rolling backtest for each shard and metric.",
+        c"The forecasting model: auto, seasonal_naive, ets, mstl, spar, log_linear, prophet or lstm.",
+        c"auto combines the best by rolling backtest, for each shard and metric. repart_set_model chooses for one table.",
         &MODEL,
         GucContext::Userset,
         GucFlags::default(),

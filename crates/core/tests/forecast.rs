@@ -49,7 +49,7 @@ fn noisy_sine(count: u64, period: f64, amplitude: f64, seed: u64) -> Vec<f64> {
 }
 
 fn assert_sound(forecast: &Forecast, horizon: usize) {
-    for quantile in [&forecast.q50, &forecast.q90, &forecast.q99] {
+    for quantile in [&forecast.q50, &forecast.q90, &forecast.q99, &forecast.peak] {
         assert_eq!(quantile.len(), horizon);
         assert!(
             quantile.iter().all(|v| v.is_finite() && *v >= 0.0),
@@ -76,7 +76,7 @@ fn auto_follows_a_noisy_sine_better_than_seasonal_naive() {
     assert_sound(&forecast, 60);
     assert_eq!(
         (forecast.model.as_str(), forecast.seasons.as_slice()),
-        ("mstl", [60].as_slice())
+        ("ensemble", [60].as_slice())
     );
     assert!(forecast.skill > 0.1, "{}", forecast.skill);
     let error = |f: &[f64]| {

@@ -47,6 +47,18 @@ SET repart.model = 'oracle';
 SELECT * FROM repart_forecast('forecasted', '1 hour');
 RESET repart.model;
 
+-- A model of one table.
+SELECT repart_set_model('forecasted', 'spar');
+SELECT DISTINCT model FROM repart_forecast('forecasted', '6 hours') WHERE metric = 'reads';
+SELECT DISTINCT model FROM repart_forecast('forecasted', '6 hours', 'seasonal_naive');
+SELECT model FROM repart.sharded_tables WHERE relation = 'forecasted'::regclass;
+SELECT repart_set_model('forecasted', 'oracle');
+SELECT repart_set_model('pg_class', 'spar');
+SELECT repart_set_model(NULL);
+SELECT repart_set_model('forecasted');
+SELECT DISTINCT model FROM repart_forecast('forecasted', '6 hours', 'prophet') WHERE metric = 'reads';
+SELECT DISTINCT model FROM repart_forecast('forecasted', '6 hours', 'lstm') WHERE metric = 'reads';
+
 -- Who may: the owner, and pg_monitor.
 CREATE ROLE regress_repart_reader;
 SET ROLE regress_repart_reader;

@@ -3,18 +3,18 @@
 //! whether the forecast says anything: better than a flat line, or close in absolute terms.
 
 use super::prepare::History;
+use super::quantiles::mean_pinball;
 use super::seasonal_naive::SeasonalNaive;
-use super::skill::{self, Backtest, Origins};
+use super::skill::{self, Origins};
+use super::spread::Tested;
+
+/// The steps whose median is one of the flat lines.
+const MEDIAN_STEPS: usize = 500;
 
 /// In [0, 1]: the better of two measures over the rolling backtest. 1 − loss / loss of a flat forecast
 /// (pinball loss, the same level for every step), and 1 − the sum of absolute errors / the sum of what was
 /// measured (1 − WAPE). 0 without a backtest, and for bursts that no model sees coming.
-pub(super) fn confidence(
-    history: &History,
-    origins: &Origins,
-    chosen: &Backtest,
-    loss: f64,
-) -> f64 {
+pub(super) fn confidence(history: &History, origins: &Origins, chosen: &Tested, loss: f64) -> f64 {
     if origins.at.is_empty() {
         return 0.0;
     }
@@ -22,19 +22,52 @@ pub(super) fn confidence(
         seasons: Vec::new(),
         ..history.clone()
     };
-    let over_flat = skill::backtest(&SeasonalNaive, &flat, origins).map_or(0.0, |backtest| {
-        skill::skill(loss, skill::mean_pinball(&backtest))
-    });
+    let level = skill::backtest(&SeasonalNaive::default(), &flat, origins);
+    let level = level.map_or(Vec::new(), |backtest| backtest.errors);
+    let over_flat = [level, median_errors(history, origins)]
+        .into_iter()
+        .map(|errors| {
+            let tested = Tested {
+                errors,
+                ..chosen.clone()
+            };
+            skill::skill(loss, mean_pinball(&tested))
+        })
+        .fold(1.0, f64::min);
     over_flat
-        .max(1.0 - relative_error(history, origins, chosen))
+        .max(1.0 - relative_error(history, chosen))
         .clamp(0.0, 1.0)
+}
+
+/// The errors of forecasting the median of the last steps: of a load in bursts, a better flat line than
+/// its mean.
+fn median_errors(history: &History, origins: &Origins) -> Vec<Vec<f64>> {
+    let values = &history.series.values;
+    let of_origin = |origin: &usize| {
+        let mut recent: Vec<f64> = values
+            .iter()
+            .take(*origin)
+            .rev()
+            .take(MEDIAN_STEPS)
+            .copied()
+            .collect();
+        recent.sort_by(f64::total_cmp);
+        let median = recent.get(recent.len() / 2).copied().unwrap_or(0.0);
+        let error = |step: usize| {
+            let known = history.observed.get(origin + step) == Some(&true);
+            let value = values.get(origin + step).filter(|_| known);
+            value.map_or(f64::NAN, |value| value - median)
+        };
+        (0..origins.horizon).map(error).collect()
+    };
+    origins.at.iter().map(of_origin).collect()
 }
 
 /// The sum of absolute errors relative to the sum of what was measured. A series of zeros that was
 /// forecast as such has no error.
-fn relative_error(history: &History, origins: &Origins, backtest: &Backtest) -> f64 {
+fn relative_error(history: &History, tested: &Tested) -> f64 {
     let (mut wrong, mut measured) = (0.0, 0.0);
-    for (origin, errors) in origins.at.iter().zip(&backtest.errors) {
+    for (origin, errors) in tested.at.iter().zip(&tested.errors) {
         let values = history.series.values.iter().skip(*origin);
         for (error, value) in errors
             .iter()

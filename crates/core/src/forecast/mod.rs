@@ -1,23 +1,36 @@
 //! Forecasts of the load of one shard: quantiles of a future curve, with a measure of their worth.
 //!
-//! [`forecast`] cleans the series, finds its seasons, lets the models compete on a rolling-origin
-//! backtest of the series' own past, and puts the winner's quantiles around its curve from the errors
-//! that the winner made there, step by step of the horizon (split conformal prediction). The models
-//! are seasonal naive, ETS and MSTL; fitting of the latter two is done by the `augurs` crate.
+//! [`forecast`] cleans the series, finds its seasons, combines the models by how they did on a
+//! rolling-origin backtest of the series' own past, step by step of the horizon, and puts quantiles around
+//! the curve from the errors that the combination made there (split conformal prediction). Many series at
+//! once are forecast by [`cluster::forecast_all`].
 //!
 //! Pure and deterministic; the cost is bounded whatever the length of the history (see
 //! [`prepare::MAX_HISTORY`] and [`skill::MAX_ORIGINS`]).
 
 pub mod auto;
+mod calibration;
+pub mod cluster;
+mod combine;
 mod confidence;
 pub mod ets;
 mod guard;
+mod linear;
+pub mod log_linear;
+#[cfg(feature = "lstm")]
+pub mod lstm;
 pub mod mstl;
 pub mod prepare;
+pub mod prophet;
 pub mod quantiles;
+mod regime;
 pub mod seasonal_naive;
 pub mod seasons;
+mod shift;
 pub mod skill;
+mod smoothing;
+pub mod spar;
+pub mod spread;
 
 use std::{fmt, str::FromStr};
 
@@ -55,7 +68,8 @@ pub enum ForecastError {
     BadSeason,
     /// No model has this name.
     #[error(
-        "unknown forecast model \"{name}\"; valid models are \"auto\", \"seasonal_naive\", \"ets\", \"mstl\""
+        "unknown forecast model \"{name}\"; valid models are {}",
+        quoted_models()
     )]
     UnknownModel {
         /// The name that was given.
@@ -107,13 +121,25 @@ pub trait Fitted {
     /// # Errors
     /// [`ForecastError::DoesNotFit`] if the model gives a value that is not finite.
     fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError>;
+
+    /// The point forecast of the `horizon` steps after `values`, which are the series the model was fitted to
+    /// and what came after it, without gaps; with the same coefficients. `None` if the model would have to be
+    /// fitted anew.
+    fn predict_after(
+        &self,
+        values: &[f64],
+        horizon: usize,
+    ) -> Option<Result<Vec<f64>, ForecastError>> {
+        let _ = (values, horizon);
+        None
+    }
 }
 
 /// Which model to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Model {
-    /// The best of the others on the series' own recent past.
+    /// Those of the others that do best on the series' own recent past, combined.
     #[default]
     Auto,
     /// What was measured one season ago.
@@ -122,11 +148,28 @@ pub enum Model {
     Ets,
     /// Seasonal decomposition with exponential smoothing of the rest.
     Mstl,
+    /// Sparse periodic auto-regression.
+    Spar,
+    /// Regression of the logarithm on its lags.
+    LogLinear,
+    /// Trend with changes, Fourier series and regressors.
+    Prophet,
+    /// A recurrent network. Without the feature `lstm` the next simpler model.
+    Lstm,
 }
 
 impl Model {
     /// Every model, in the order in which SQL lists them.
-    pub const ALL: [Model; 4] = [Model::Auto, Model::SeasonalNaive, Model::Ets, Model::Mstl];
+    pub const ALL: [Model; 8] = [
+        Model::Auto,
+        Model::SeasonalNaive,
+        Model::Ets,
+        Model::Mstl,
+        Model::Spar,
+        Model::LogLinear,
+        Model::Prophet,
+        Model::Lstm,
+    ];
 
     /// The SQL name.
     pub fn name(self) -> &'static str {
@@ -135,8 +178,17 @@ impl Model {
             Model::SeasonalNaive => "seasonal_naive",
             Model::Ets => "ets",
             Model::Mstl => "mstl",
+            Model::Spar => "spar",
+            Model::LogLinear => "log_linear",
+            Model::Prophet => "prophet",
+            Model::Lstm => "lstm",
         }
     }
+}
+
+/// All names, each in double quotes.
+fn quoted_models() -> String {
+    Model::ALL.map(|model| format!("\"{model}\"")).join(", ")
 }
 
 impl fmt::Display for Model {
@@ -194,7 +246,10 @@ pub struct Forecast {
     pub q90: Vec<f64>,
     /// The value that one in a hundred exceeds, per step.
     pub q99: Vec<f64>,
-    /// The model that was used: "seasonal_naive", "ets" or "mstl".
+    /// The value that the highest of all steps up to and with this one exceeds once in ten, per step: what
+    /// a plan must be able to carry. Not below the highest `q50` so far, and ascending.
+    pub peak: Vec<f64>,
+    /// The model that was used: one of [`Model::ALL`] but "auto", or "ensemble" for a combination of several.
     pub model: String,
     /// 1 − pinball loss / pinball loss of seasonal naive over the rolling backtest, in [-1, 1].
     /// 0 for seasonal naive itself, and where the history is too short to tell. See [`skill::skill`].
@@ -209,30 +264,27 @@ pub struct Forecast {
 
 /// Forecasts the steps after the end of `series`.
 ///
-/// Values that are negative or not finite count as missing. With `Model::Auto` the best of the models
-/// on the rolling backtest is taken; a model set by hand is used if it can be fitted, else the next
+/// Values that are negative or not finite count as missing. With `Model::Auto` the models that did best on
+/// the rolling backtest are combined; a model set by hand is used if it can be fitted, else the next
 /// simpler one, and [`Forecast::model`] says which.
 ///
 /// # Errors
 /// [`ForecastError`] for an empty series, a horizon of 0 or beyond [`MAX_HORIZON`], a season of 0, or
 /// a step that is not positive.
 pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, ForecastError> {
-    match options.horizon {
-        0 => return Err(ForecastError::EmptyHorizon),
-        horizon if horizon > MAX_HORIZON => return Err(ForecastError::HorizonTooLong { horizon }),
-        _ => {}
-    }
+    check(options)?;
     if series.step <= 0 {
         return Err(ForecastError::BadStep { step: series.step });
     }
     let history = prepare::prepare(series, options.season)?;
     let choice = auto::choose(&history, options)?;
-    let bands = quantiles::around(&choice.points, &choice.errors);
+    let bands = quantiles::around(&choice.points, history.series.len(), &choice.errors);
     let rescale = |values: Vec<f64>| values.into_iter().map(|v| history.rescale(v)).collect();
     Ok(Forecast {
         start: series.end(),
         step: series.step,
         q50: rescale(bands.q50),
+        peak: rescale(bands.peak),
         q90: rescale(bands.q90),
         q99: rescale(bands.q99),
         model: choice.model.to_owned(),
@@ -240,4 +292,13 @@ pub fn forecast(series: &Series, options: &Options) -> Result<Forecast, Forecast
         confidence: choice.confidence,
         seasons: history.seasons,
     })
+}
+
+/// Whether such a forecast can be asked for at all.
+fn check(options: &Options) -> Result<(), ForecastError> {
+    match options.horizon {
+        0 => Err(ForecastError::EmptyHorizon),
+        horizon if horizon > MAX_HORIZON => Err(ForecastError::HorizonTooLong { horizon }),
+        _ => Ok(()),
+    }
 }

@@ -2,13 +2,13 @@
 
 use crate::series::{Series, fill_linearly, usable_or_nan};
 
-use super::{ForecastError, Season, seasons};
+use super::{ForecastError, Season, regime, seasons, shift};
 
 /// The steps in which seasons are looked for: the last so many.
 pub const MAX_DETECTION: usize = 4_096;
 
-/// The steps that models are fitted to, at least, where there are as many: six weeks of hours.
-pub const MIN_HISTORY: usize = 1_008;
+/// The steps that models are fitted to, at least, where there are as many: twelve weeks of hours.
+pub const MIN_HISTORY: usize = 2_016;
 
 /// The cycles of the longest season that models are fitted to, where that is more than [`MIN_HISTORY`].
 pub const MAX_CYCLES: usize = 8;
@@ -16,7 +16,12 @@ pub const MAX_CYCLES: usize = 8;
 /// The steps that models are fitted to, at most.
 pub const MAX_HISTORY: usize = MAX_DETECTION;
 
-/// A history ready for the models: no gap, within [0, 1], not longer than [`MAX_HISTORY`].
+/// Microseconds per day.
+const DAY: i64 = 86_400_000_000;
+
+const DAYS_PER_WEEK: usize = 7;
+
+/// A history ready for the models: no gap, in the order of 1, not longer than [`MAX_HISTORY`].
 #[derive(Debug, Clone)]
 pub struct History {
     /// The values, divided by `scale`; at least one.
@@ -39,7 +44,9 @@ impl History {
 /// Cleans a series, finds its seasons, fills its gaps and cuts it to the length that models are fitted to.
 ///
 /// Gaps longer than a quarter of the shortest season are filled from one season before, others
-/// linearly. Values are divided by the largest, because MSTL works in single precision.
+/// linearly. Values are divided by the largest, because MSTL works in single precision. What came before
+/// a shift of the level is brought to the level after it, and what came before a change of the pattern is left
+/// out.
 ///
 /// # Errors
 /// [`ForecastError::NoData`] without a usable value, [`ForecastError::BadSeason`] for a season of 0.
@@ -59,7 +66,7 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
     let mut filled = values.clone();
     fill_linearly(&mut filled);
     let seasons = match season {
-        Season::Auto => seasons::detect(&filled),
+        Season::Auto => with_week(seasons::detect(&filled), series.step, values.len()),
         Season::Steps(steps) if steps >= 2 && steps < values.len() => vec![steps],
         Season::Steps(_) => Vec::new(),
     };
@@ -72,7 +79,18 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
     let keep = longest
         .saturating_mul(MAX_CYCLES)
         .clamp(MIN_HISTORY, MAX_HISTORY);
-    let cut = values.len().saturating_sub(keep);
+    let mut cut = values.len().saturating_sub(keep);
+    if let Some(season) = seasons.first() {
+        shift::undo_level_shift(values.get_mut(cut..).unwrap_or_default(), *season);
+        let kept = values.get(cut..).unwrap_or_default();
+        cut += regime::begin(kept, *season).unwrap_or(0);
+    } else {
+        shift::undo_level_shift(values.get_mut(cut..).unwrap_or_default(), 1);
+    }
+    let seasons = seasons
+        .into_iter()
+        .filter(|season| *season <= values.len() - cut)
+        .collect();
     let skipped = i64::try_from(missed + cut).unwrap_or(i64::MAX);
     Ok(History {
         series: Series {
@@ -86,6 +104,21 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
         scale,
         seasons,
     })
+}
+
+/// Adds the week to a day of the clock, where there are three of them: people live by it, and few weeks are not
+/// enough to see it in the autocorrelation. What does not help, the ensemble leaves out.
+fn with_week(mut seasons: Vec<usize>, step: i64, count: usize) -> Vec<usize> {
+    if let [day] = seasons.as_slice()
+        && i64::try_from(*day)
+            .ok()
+            .and_then(|day| day.checked_mul(step))
+            == Some(DAY)
+        && count >= 3 * DAYS_PER_WEEK * day
+    {
+        seasons.push(DAYS_PER_WEEK * day);
+    }
+    seasons
 }
 
 /// The last [`MAX_DETECTION`] values from the first usable one on, the others NaN; `None` without any.

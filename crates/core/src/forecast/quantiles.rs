@@ -1,32 +1,19 @@
 //! Quantiles from the errors that a model made in its backtest: split conformal prediction.
 //!
-//! Vovk, Gammerman and Shafer 2005; per step of the horizon as in Stankeviciute et al. 2021. The
-//! offset of quantile q at step h is the ⌈(n + 1) q⌉-th smallest of the n errors around step h, so that
-//! the next error lies below it with probability q at least if it is like those before. Where that
-//! rank exceeds n, the tail of a normal distribution continues what the errors show.
+//! Vovk, Gammerman and Shafer 2005; per step of the horizon as in Stankeviciute et al. 2021; errors are
+//! divided by what is usual for their step and time of day first (Lei et al. 2018, *locally weighted*
+//! conformal inference), and recent ones weigh more (Barber et al. 2023, *Conformal prediction beyond
+//! exchangeability*). The offset of quantile q is the ⌈(n + 1)·q⌉-th smallest of n such errors, so that the
+//! next lies below it with probability q at least if it is like those before.
+
+use super::calibration::Calibration;
+use super::spread::{Spread, Tested};
 
 /// The quantiles of a forecast.
 pub const LEVELS: [f64; 3] = [0.5, 0.9, 0.99];
 
-/// The errors that are pooled for one step, if there are as many: enough for a rank at 0.9 that is not
-/// just the largest or the second largest.
-const POOL: usize = 50;
-
-/// The errors below which a rank means nothing and a normal distribution is assumed instead.
-const FEW: usize = 20;
-
-/// Quantiles of the standard normal distribution at 0.9 and 0.99.
-const NORMAL_90: f64 = 1.281_551_565_544_6;
-const NORMAL_99: f64 = 2.326_347_874_040_841;
-
-/// What is assumed of a series of which nothing is known yet: its standard deviation is half its level.
-const PRIOR_SPREAD: f64 = 0.5;
-
-/// The errors that this assumption weighs as much as.
-const PRIOR_WEIGHT: f64 = 2.0;
-
 /// What is added to a point forecast to get its upper quantiles: not negative, and ascending. The median
-/// is the point forecast itself: the median of ten errors is mostly chance, and adding it made real
+/// is the point forecast itself: the median of few errors is mostly chance, and adding it made real
 /// traces worse; it also lets a model without a season borrow one from its own errors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Offset {
@@ -41,13 +28,20 @@ impl Offset {
     pub fn levels(&self) -> [f64; 3] {
         [0.0, self.q90, self.q99]
     }
+
+    pub(super) fn scaled(self, factor: f64) -> Self {
+        Self {
+            q90: self.q90 * factor,
+            q99: self.q99 * factor,
+        }
+    }
 }
 
-/// The errors that quantiles are calibrated on.
+/// What quantiles are calibrated on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Errors {
-    /// Per origin and step: measured − forecast; NaN where unknown. Empty if there was no backtest.
-    pub by_origin: Vec<Vec<f64>>,
+    /// The backtest; without origins if there was none.
+    pub tested: Tested,
     /// Errors of forecasting one step ahead, used where there was no backtest.
     pub one_step: Vec<f64>,
     /// The recent level of the series, for the assumption made where there are few errors.
@@ -63,109 +57,93 @@ pub struct Bands {
     pub q90: Vec<f64>,
     /// The 0.99 quantile.
     pub q99: Vec<f64>,
+    /// The 0.9 quantile of the maximum up to each step.
+    pub peak: Vec<f64>,
 }
 
-/// The quantiles around a curve of points: never negative, and ascending at each step.
+/// The quantiles around a curve of points: never negative, and ascending at each step. `start` is the
+/// number of values before the first step.
 ///
 /// Steps beyond those of the backtest get the widths of its last one, growing with √h as those of a
 /// random walk do. Without a backtest, or with few errors, widths are those of a normal distribution
-/// whose variance is that of the errors mixed with the assumption of [`PRIOR_SPREAD`].
-pub fn around(points: &[f64], errors: &Errors) -> Bands {
-    let by_origin: Vec<&[f64]> = errors.by_origin.iter().map(Vec::as_slice).collect();
-    let mut known = offsets_with(&by_origin, errors.level);
-    if known.is_empty() {
-        known.push(normal(&errors.one_step, errors.level));
-    }
-    let last = known
-        .last()
-        .copied()
-        .unwrap_or_else(|| normal(&[], errors.level));
-    let reach = known.len().max(1) as f64;
-    let offset = |step: usize| {
-        known.get(step).copied().unwrap_or_else(|| {
-            let growth = ((step + 1) as f64 / reach).sqrt();
-            Offset {
-                q90: last.q90 * growth,
-                q99: last.q99 * growth,
-            }
-        })
+/// whose variance is that of the errors mixed with the assumption that it is half the level.
+pub fn around(points: &[f64], start: usize, errors: &Errors) -> Bands {
+    let spread = Spread::of(&errors.tested);
+    let calibration = Calibration::of(errors, &spread);
+    let offsets: Vec<Offset> = (0..points.len())
+        .map(|step| calibration.offset(step, start, &spread))
+        .collect();
+    let curve = |level: usize| -> Vec<f64> {
+        let steps = points.iter().zip(&offsets);
+        let value = |(point, offset): (&f64, &Offset)| {
+            (point + offset.levels().get(level).copied().unwrap_or(0.0)).max(0.0)
+        };
+        steps.map(value).collect()
     };
-    let curve = |pick: fn(&Offset) -> f64| -> Vec<f64> {
-        let steps = points.iter().enumerate();
-        steps
-            .map(|(step, point)| (point + pick(&offset(step))).max(0.0))
-            .collect()
-    };
+    let q90 = curve(1);
+    let widths: Vec<f64> = offsets.iter().map(|offset| offset.q90).collect();
     Bands {
-        q50: curve(|_| 0.0),
-        q90: curve(|o| o.q90),
-        q99: curve(|o| o.q99),
+        q50: curve(0),
+        peak: peaks(points, &widths, &calibration.peaks(errors, &spread)),
+        q90,
+        q99: curve(2),
     }
 }
 
-/// The offsets at each step, from errors by origin and step (measured − forecast, NaN where unknown),
-/// without any assumption on the level.
-pub fn offsets(by_origin: &[&[f64]]) -> Vec<Offset> {
-    offsets_with(by_origin, 0.0)
-}
-
-fn offsets_with(by_origin: &[&[f64]], level: f64) -> Vec<Offset> {
-    let horizon = by_origin
-        .iter()
-        .map(|errors| errors.len())
-        .max()
-        .unwrap_or(0);
-    (0..horizon)
-        .map(|step| {
-            let mut pooled = pool(by_origin, step, horizon);
-            if pooled.len() < FEW {
-                normal(&pooled, level)
-            } else {
-                conformal(&mut pooled)
-            }
-        })
-        .collect()
-}
-
-/// The errors at one step of all origins, and of neighbour steps until they are [`POOL`].
-fn pool(by_origin: &[&[f64]], step: usize, horizon: usize) -> Vec<f64> {
-    let at = |step: usize| by_origin.iter().filter_map(move |errors| errors.get(step));
-    let mut pooled: Vec<f64> = at(step).copied().filter(|e| !e.is_nan()).collect();
-    for reach in 1..horizon {
-        if pooled.len() >= POOL {
-            break;
+/// The mean pinball loss of q50, q90 and q99 over all origins and steps, the quantiles being calibrated on
+/// the same errors; 0 if nothing was measured.
+pub fn mean_pinball(tested: &Tested) -> f64 {
+    let spread = Spread::of(tested);
+    let calibration = Calibration::of(
+        &Errors {
+            tested: tested.clone(),
+            one_step: Vec::new(),
+            level: 0.0,
+        },
+        &spread,
+    );
+    let (mut total, mut count) = (0.0, 0.0);
+    for ((errors, weight), origin) in tested.errors.iter().zip(&tested.weights).zip(&tested.at) {
+        for (step, error) in errors.iter().enumerate().filter(|(_, e)| !e.is_nan()) {
+            let offset = calibration.offset(step, *origin, &spread);
+            let losses = LEVELS.iter().zip(offset.levels());
+            total += weight
+                * losses
+                    .map(|(q, offset)| super::skill::pinball(error - offset, *q))
+                    .sum::<f64>();
+            count += weight * LEVELS.len() as f64;
         }
-        let before = step.checked_sub(reach).into_iter().flat_map(at);
-        let after = at(step + reach);
-        pooled.extend(before.chain(after).copied().filter(|e| !e.is_nan()));
     }
-    pooled
+    if count > 0.0 { total / count } else { 0.0 }
 }
 
-/// Offsets by rank. A model that forecast too high gets no negative offset: it may be right next time.
-fn conformal(errors: &mut [f64]) -> Offset {
-    errors.sort_by(f64::total_cmp);
-    let ranked = |q: f64| {
-        let rank = ((errors.len() + 1) as f64 * q).ceil() as usize;
-        errors.get(rank.saturating_sub(1)).copied()
+/// The running maximum of points and widths × factor, never below the highest point so far.
+fn peaks(points: &[f64], widths: &[f64], factors: &[(usize, f64)]) -> Vec<f64> {
+    let factor = |step: usize| {
+        let after = factors.partition_point(|(knot, _)| *knot < step);
+        let (right, high) = factors.get(after).or(factors.last()).copied()?;
+        let (left, low) = after
+            .checked_sub(1)
+            .and_then(|i| factors.get(i))
+            .copied()
+            .unwrap_or((right, high));
+        let part = if right > left {
+            ((step.min(right) - left) as f64 / (right - left) as f64).min(1.0)
+        } else {
+            1.0
+        };
+        Some(low + part * (high - low))
     };
-    let largest = errors.last().copied().unwrap_or(0.0);
-    let q90 = ranked(0.9).unwrap_or(largest).max(0.0);
-    let tail = q90 * (NORMAL_99 / NORMAL_90);
-    let q99 = ranked(0.99).unwrap_or(largest.max(tail)).max(q90);
-    Offset { q90, q99 }
-}
-
-/// Offsets of a normal distribution around the point forecast.
-fn normal(errors: &[f64], level: f64) -> Offset {
-    let count = errors.len() as f64;
-    let prior = PRIOR_WEIGHT * (PRIOR_SPREAD * level).powi(2);
-    let squares: f64 = errors.iter().map(|e| e * e).sum();
-    let deviation = ((squares + prior) / (count + PRIOR_WEIGHT)).sqrt();
-    Offset {
-        q90: NORMAL_90 * deviation,
-        q99: NORMAL_99 * deviation,
-    }
+    let mut highest = 0.0_f64;
+    let peak = |(step, _): (usize, &f64)| {
+        let factor = factor(step).unwrap_or(1.0);
+        let upto = points.iter().zip(widths).take(step + 1);
+        highest = upto
+            .map(|(point, width)| point + factor * width)
+            .fold(highest, f64::max);
+        highest
+    };
+    points.iter().enumerate().map(peak).collect()
 }
 
 #[cfg(test)]
@@ -173,50 +151,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rank_of_a_quantile_counts_the_next_error() {
-        let mut errors: Vec<f64> = (1..=99).map(f64::from).collect();
-        errors.reverse();
-        let offset = conformal(&mut errors);
-        assert_eq!((offset.q90, offset.q99), (90.0, 99.0));
-    }
-
-    #[test]
-    fn where_the_rank_exceeds_the_errors_the_tail_goes_beyond_the_largest_known() {
-        let mut errors: Vec<f64> = (1..=29).map(f64::from).collect();
-        let offset = conformal(&mut errors);
-        assert_eq!(offset.q90, 27.0);
-        assert!((offset.q99 - 27.0 * NORMAL_99 / NORMAL_90).abs() < 1e-9);
-        assert!(offset.q99 > 29.0);
-    }
-
-    #[test]
-    fn a_model_that_forecast_too_high_gets_no_negative_offset() {
-        assert_eq!(conformal(&mut [-5.0; 40]), Offset { q90: 0.0, q99: 0.0 });
-    }
-
-    #[test]
-    fn neighbour_steps_are_pooled_only_while_errors_are_few() {
-        let by_origin: Vec<Vec<f64>> = (0..10).map(|_| (0..30).map(f64::from).collect()).collect();
-        let by_origin: Vec<&[f64]> = by_origin.iter().map(Vec::as_slice).collect();
-        let pooled = pool(&by_origin, 15, 30);
-        assert_eq!(pooled.len(), POOL);
-        assert!(pooled.iter().all(|e| (13.0..=17.0).contains(e)));
-        let unknown = [f64::NAN; 30];
-        assert!(pool(&[&unknown], 15, 30).is_empty());
-    }
-
-    #[test]
     fn widths_grow_beyond_the_steps_that_were_tested() {
         let errors = Errors {
-            by_origin: vec![vec![-4.0, 4.0, -4.0, 4.0]; 10],
+            tested: Tested::evenly(vec![vec![-4.0, 4.0, -4.0, 4.0]; 10], 0),
             one_step: Vec::new(),
             level: 0.0,
         };
-        let bands = around(&[10.0; 16], &errors);
-        assert_eq!(
-            (bands.q50[0], bands.q90[0], bands.q90[3]),
-            (10.0, 14.0, 14.0)
-        );
-        assert_eq!(bands.q90[15], 18.0);
+        let bands = around(&[10.0; 16], 100, &errors);
+        assert_eq!(bands.q50[0], 10.0);
+        assert!((bands.q90[3] - 14.0).abs() < 1e-9, "{bands:?}");
+        assert!((bands.q90[15] - 18.0).abs() < 1e-9, "{bands:?}");
+    }
+
+    #[test]
+    fn the_peak_carries_nine_in_ten_of_the_peaks_so_far() {
+        // One step in each window is high, never the same: q90 of single steps misses it nearly always.
+        let errors: Vec<Vec<f64>> = (0..40)
+            .map(|o| {
+                (0..24)
+                    .map(|s| if (o * 7 + 5) % 24 == s { 10.0 } else { 0.5 })
+                    .collect()
+            })
+            .collect();
+        let errors = Errors {
+            tested: Tested::evenly(errors, 0),
+            one_step: Vec::new(),
+            level: 0.0,
+        };
+        let bands = around(&[1.0; 24], 1_000, &errors);
+        assert!(bands.q90[23] < 5.0, "{bands:?}");
+        assert!((10.9..13.0).contains(&bands.peak[23]), "{:?}", bands.peak);
+        assert!(bands.peak.windows(2).all(|pair| pair[0] <= pair[1]));
     }
 }

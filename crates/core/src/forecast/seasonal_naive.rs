@@ -15,10 +15,16 @@ const NAME: &str = "seasonal_naive";
 /// absolute difference to the same phase one season before). Without a season: the last value, or the
 /// mean of the last 12, whichever was closer to the next value so far.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct SeasonalNaive;
+pub struct SeasonalNaive {
+    /// The season to repeat, in steps, instead of the one that repeated best.
+    pub season: Option<usize>,
+}
 
 /// The cycle that is repeated for ever.
-struct Cycle(Vec<f64>);
+struct Cycle {
+    cycle: Vec<f64>,
+    has_season: bool,
+}
 
 impl Forecaster for SeasonalNaive {
     fn name(&self) -> &'static str {
@@ -31,18 +37,41 @@ impl Forecaster for SeasonalNaive {
         }
         let filled = series.fill_gaps();
         let values = filled.values.as_slice();
-        let season = best_season(values, seasons);
+        let season = match self.season {
+            Some(season) => Some(season).filter(|season| *season <= values.len()),
+            None => best_season(values, seasons),
+        };
         let cycle = match season {
             Some(season) => last(values, season).to_vec(),
             None => vec![level(values)],
         };
-        Ok(Box::new(Cycle(cycle)))
+        Ok(Box::new(Cycle {
+            cycle,
+            has_season: season.is_some(),
+        }))
     }
 }
 
 impl Fitted for Cycle {
     fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        checked(NAME, self.0.iter().copied().cycle().take(horizon).collect())
+        checked(
+            NAME,
+            self.cycle.iter().copied().cycle().take(horizon).collect(),
+        )
+    }
+
+    fn predict_after(
+        &self,
+        values: &[f64],
+        horizon: usize,
+    ) -> Option<Result<Vec<f64>, ForecastError>> {
+        let cycle = if self.has_season {
+            last(values, self.cycle.len()).to_vec()
+        } else {
+            vec![level(values)]
+        };
+        let steps = cycle.into_iter().cycle().take(horizon);
+        Some(checked(NAME, steps.collect()))
     }
 }
 
@@ -115,7 +144,7 @@ mod tests {
             step: 1,
             values,
         };
-        SeasonalNaive
+        SeasonalNaive::default()
             .fit(&series, seasons)
             .unwrap()
             .predict(horizon)

@@ -9,6 +9,8 @@
 //! fails. An accepted season is removed (the mean of each phase) and the rest is searched again, so
 //! that a week of days is only found if it adds something to the day.
 
+use super::linear::dot;
+
 /// The shortest season, in steps: shorter patterns are indistinguishable from noise that alternates.
 pub const MIN_SEASON: usize = 4;
 
@@ -216,8 +218,7 @@ impl Detrended {
         if self.variance < 1e-18 {
             return None;
         }
-        let later = self.values.iter().skip(lag);
-        let products: f64 = later.zip(&self.values).map(|(a, b)| a * b).sum();
+        let products = dot(self.values.get(lag..).unwrap_or_default(), &self.values);
         Some(products / pairs as f64 / self.variance)
     }
 }

@@ -3,16 +3,33 @@
 //! Tashman 2000, *Out-of-sample tests of forecasting accuracy*. The model is fitted anew at each of a
 //! few origins, sees only what came before, and is compared with what was measured after.
 
-use super::{ForecastError, Forecaster, guard::checked, prepare::History, quantiles};
+use super::{Fitted, ForecastError, Forecaster, guard::checked, prepare::History};
 
-/// The origins of a backtest, at most. Each costs one fit of every model.
-pub const MAX_ORIGINS: usize = 10;
+/// The origins of a backtest, at most.
+pub const MAX_ORIGINS: usize = 40;
 
-/// The origins of a backtest, at least: fewer say nothing about how errors vary.
+/// The origins at which a model that cannot follow the series is fitted anew, at most.
+const MAX_REFITS: usize = 8;
+
+/// The fits of a model that can follow: its coefficients are those of the latest before an origin.
+const FITS: usize = 2;
+
+/// The origins of a backtest with the whole horizon after them, at least: fewer say nothing about how
+/// errors vary.
 pub const MIN_ORIGINS: usize = 3;
 
 /// The steps that a model sees at the first origin, at least.
 const MIN_TRAINING: usize = 12;
+
+/// The seasons and the horizons that origins are spread over, where there are as many.
+const SPAN_SEASONS: usize = 14;
+const SPAN_HORIZONS: usize = 4;
+
+/// The steps that origins are spread over, where there are as many.
+const MIN_SPAN: usize = 96;
+
+/// The golden ratio − 1: its multiples modulo 1 are spread evenly, so that origins meet all times of day.
+const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// The part of a loss by which models must differ to differ at all: rounding, relative to a history
 /// that is scaled to 1.
@@ -21,23 +38,38 @@ pub(super) const NEGLIGIBLE: f64 = 1e-6;
 /// Where a backtest forecasts from, and how far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origins {
-    /// The number of values seen at each origin, ascending; the last origin is `horizon` before the end.
+    /// The number of values seen at each origin, ascending. After the last ones less than a horizon is
+    /// known: that shows soonest when the load has changed.
     pub at: Vec<usize>,
     /// How many steps each forecast spans; not more than was asked for, and less if the history is short.
     pub horizon: usize,
 }
 
+impl Origins {
+    /// How much each origin counts: those one span earlier half as much.
+    pub(super) fn weights(&self) -> Vec<f64> {
+        let (first, last) = (
+            self.at.first().copied().unwrap_or(0),
+            self.at.last().copied().unwrap_or(0),
+        );
+        let span = (last - first).max(1) as f64;
+        let weight = |at: &usize| 0.5_f64.powf((last - at) as f64 / (span * HALF_LIFE));
+        self.at.iter().map(weight).collect()
+    }
+}
+
+/// The part of the span of origins after which one counts half.
+const HALF_LIFE: f64 = 0.5;
+
 /// The errors of one model at all origins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Backtest {
-    /// Per origin and step: measured − forecast, in the unit of the history; NaN where nothing was measured.
+    /// Per origin and step: measured − forecast, in the unit of the history; NaN where nothing was measured
+    /// or forecast.
     pub errors: Vec<Vec<f64>>,
 }
 
 /// Chooses the origins for a history of `count` steps, or `None` if it is too short for three.
-///
-/// Origins are a multiple of the shortest season apart where at least six fit, so that step h always
-/// meets the same time of day and its errors can be compared; else spread over what there is.
 pub fn origins(count: usize, horizon: usize, seasons: &[usize]) -> Option<Origins> {
     let longest = seasons.last().copied().unwrap_or(0);
     let enough = |training: &usize| *training + MIN_ORIGINS < count + 1;
@@ -50,20 +82,24 @@ pub fn origins(count: usize, horizon: usize, seasons: &[usize]) -> Option<Origin
         .min((available * 2).div_ceil(3))
         .min(available + 1 - MIN_ORIGINS)
         .max(1);
-    let room = available - horizon;
-    let spacing = match seasons.first() {
-        Some(season) if room / season >= 5 => *season,
-        _ => (room / (MAX_ORIGINS - 1)).clamp(1, horizon),
+    let day = seasons.first().copied().unwrap_or(1);
+    let wanted = (SPAN_SEASONS * day)
+        .max(SPAN_HORIZONS.saturating_mul(horizon))
+        .max(MIN_SPAN);
+    // No more than half of the history, or models would be judged by what they make of much less of it.
+    let span = available.min(wanted.min((count / 2).max(horizon + MIN_ORIGINS)));
+    let number = span.min(MAX_ORIGINS);
+    let origin = |index: usize| {
+        let shift = (index as f64 * GOLDEN).fract();
+        count - span + ((index as f64 + shift) * span as f64 / number as f64) as usize
     };
-    let number = (room / spacing + 1).min(MAX_ORIGINS);
-    let at = (0..number)
-        .rev()
-        .map(|back| count - horizon - back * spacing)
-        .collect();
+    let mut at: Vec<usize> = (0..number).map(origin).filter(|at| *at < count).collect();
+    at.dedup();
     Some(Origins { at, horizon })
 }
 
-/// Fits the model at every origin and collects its errors.
+/// Forecasts at every origin and collects the errors. A model that can follow a series is fitted twice;
+/// another is fitted anew at some of the origins, and not tested at the others.
 ///
 /// # Errors
 /// The first [`ForecastError`] of a fit or a prediction: a model that fails in the past is not to be
@@ -73,37 +109,52 @@ pub fn backtest(
     history: &History,
     origins: &Origins,
 ) -> Result<Backtest, ForecastError> {
-    let errors: Result<Vec<Vec<f64>>, ForecastError> = origins
-        .at
-        .iter()
-        .map(|origin| errors_from(model, history, *origin, origins.horizon))
-        .collect();
-    Ok(Backtest { errors: errors? })
+    let count = origins.at.len();
+    let mut fitted: Option<Box<dyn Fitted>> = None;
+    let mut errors = Vec::with_capacity(count);
+    for (index, origin) in origins.at.iter().enumerate() {
+        if index % count.div_ceil(FITS).max(1) == 0 {
+            fitted = None;
+        }
+        let past = history.series.values.get(..*origin).unwrap_or_default();
+        let points = match fitted
+            .as_ref()
+            .and_then(|f| f.predict_after(past, origins.horizon))
+        {
+            Some(points) => points?,
+            None if fitted.is_some() && index % count.div_ceil(MAX_REFITS).max(1) != 0 => {
+                Vec::new()
+            }
+            None => {
+                let mut series = history.series.clone();
+                series.values.truncate(*origin);
+                let fit = model.fit(&series, &history.seasons)?;
+                let points = fit.predict(origins.horizon)?;
+                fitted = Some(fit);
+                points
+            }
+        };
+        errors.push(errors_of(
+            &checked(model.name(), points)?,
+            history,
+            *origin,
+            origins.horizon,
+        ));
+    }
+    Ok(Backtest { errors })
 }
 
-/// The errors of one forecast.
-fn errors_from(
-    model: &dyn Forecaster,
-    history: &History,
-    origin: usize,
-    horizon: usize,
-) -> Result<Vec<f64>, ForecastError> {
-    let mut past = history.series.clone();
-    past.values.truncate(origin);
-    let points = model.fit(&past, &history.seasons)?.predict(horizon)?;
-    let points = checked(model.name(), points)?;
-    let measured = history
-        .series
-        .values
-        .iter()
-        .zip(&history.observed)
-        .skip(origin);
-    let errors = points.iter().zip(measured).map(
-        |(point, (value, observed))| {
-            if *observed { value - point } else { f64::NAN }
-        },
-    );
-    Ok(errors.collect())
+/// What was measured minus what was forecast; NaN where either is unknown.
+fn errors_of(points: &[f64], history: &History, origin: usize, horizon: usize) -> Vec<f64> {
+    let error = |step: usize| {
+        let index = origin + step;
+        let measured = history.observed.get(index).copied().unwrap_or(false);
+        match (history.series.values.get(index), points.get(step)) {
+            (Some(value), Some(point)) if measured => value - point,
+            _ => f64::NAN,
+        }
+    };
+    (0..horizon).map(error).collect()
 }
 
 /// Pinball (quantile) loss of a forecast that errs by `error` = measured − forecast, at quantile `q`.
@@ -114,31 +165,6 @@ pub fn pinball(error: f64, q: f64) -> f64 {
     } else {
         (q - 1.0) * error
     }
-}
-
-/// The mean pinball loss of the model's q50, q90 and q99 over all origins and steps; 0 if nothing was
-/// measured. The quantiles at an origin are calibrated on the errors at the *other* origins, so that
-/// no forecast is judged by what it was fitted to.
-pub fn mean_pinball(backtest: &Backtest) -> f64 {
-    let (mut total, mut count) = (0.0, 0.0);
-    for (origin, errors) in backtest.errors.iter().enumerate() {
-        let others: Vec<&[f64]> = backtest
-            .errors
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != origin)
-            .map(|(_, errors)| errors.as_slice())
-            .collect();
-        let offsets = quantiles::offsets(&others);
-        for (error, offset) in errors.iter().zip(offsets).filter(|(e, _)| !e.is_nan()) {
-            let losses = quantiles::LEVELS.iter().zip(offset.levels());
-            total += losses
-                .map(|(q, offset)| pinball(error - offset, *q))
-                .sum::<f64>();
-            count += quantiles::LEVELS.len() as f64;
-        }
-    }
-    if count > 0.0 { total / count } else { 0.0 }
 }
 
 /// 1 − loss / loss of seasonal naive, in [-1, 1]: 1 is perfect, 0 is no better than repeating the last
@@ -159,11 +185,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_whole_seasons_apart_and_end_before_the_horizon() {
-        let origins = origins(1_000, 24, &[24, 168]).unwrap();
+    fn origins_meet_all_times_of_day_and_reach_to_the_end() {
+        let origins = origins(1_400, 24, &[24, 168]).unwrap();
         assert_eq!((origins.horizon, origins.at.len()), (24, MAX_ORIGINS));
-        assert_eq!(origins.at.last(), Some(&976));
-        assert!(origins.at.windows(2).all(|pair| pair[1] - pair[0] == 24));
+        assert!(origins.at.last() > Some(&1_376));
+        let mut hours: Vec<usize> = origins.at.iter().map(|at| at % 24).collect();
+        hours.sort_unstable();
+        hours.dedup();
+        assert!(hours.len() >= 10, "{hours:?}");
+        let weights = origins.weights();
+        assert!(weights.windows(2).all(|pair| pair[0] <= pair[1]) && weights.last() == Some(&1.0));
     }
 
     #[test]
@@ -176,10 +207,18 @@ mod tests {
                     };
                     assert!((MIN_ORIGINS..=MAX_ORIGINS).contains(&origins.at.len()));
                     assert!((1..=horizon).contains(&origins.horizon));
-                    assert_eq!(origins.at.last(), Some(&(count - origins.horizon)));
+                    assert!(origins.at.last() < Some(&count));
                     assert!(origins.at.windows(2).all(|pair| pair[0] < pair[1]));
                     assert!(
                         origins.at[0] >= 4,
+                        "{count} {horizon} {seasons:?} {origins:?}"
+                    );
+                    let whole = origins
+                        .at
+                        .iter()
+                        .filter(|at| *at + origins.horizon <= count);
+                    assert!(
+                        whole.count() >= 1,
                         "{count} {horizon} {seasons:?} {origins:?}"
                     );
                 }
@@ -201,25 +240,5 @@ mod tests {
         assert_eq!(skill(0.0, 0.0), 0.0);
         assert_eq!(skill(1.0, 0.0), -1.0);
         assert_eq!(skill(f64::NAN, 1.0), 0.0);
-    }
-
-    #[test]
-    fn errors_that_vary_less_cost_less() {
-        let errors = |size: f64| Backtest {
-            errors: (0..6)
-                .map(|o| {
-                    (0..12)
-                        .map(|h| size * f64::from((o * 7 + h * 5) % 11 - 5))
-                        .collect()
-                })
-                .collect(),
-        };
-        assert_eq!(mean_pinball(&errors(0.0)), 0.0);
-        let ratio = mean_pinball(&errors(2.0)) / mean_pinball(&errors(1.0));
-        assert!((ratio - 2.0).abs() < 1e-9);
-        let unknown = Backtest {
-            errors: vec![vec![f64::NAN; 3]; 4],
-        };
-        assert_eq!(mean_pinball(&unknown), 0.0);
     }
 }

@@ -1,0 +1,94 @@
+//! `make backtest DATA=folder`: evaluates the forecasting models on traces. See the library.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use repart_backtest::{
+    Error,
+    arguments::{Arguments, Part},
+    m4,
+    report::{self, Evaluated},
+    rolling::{self, Task},
+    trace,
+};
+use repart_core::forecast::{Model, Season};
+
+fn main() -> ExitCode {
+    match Arguments::parse(std::env::args().skip(1)).and_then(|arguments| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("repart-backtest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let mut all = Vec::new();
+    for path in traces(&arguments.folder, &arguments.only)? {
+        let trace = trace::read(&path, arguments.least_step, arguments.index_step)?;
+        let Some(task) = Task::of(&trace, arguments) else {
+            println!(
+                "\n{}: skipped, its {} steps are too few",
+                trace.name,
+                trace.series.len()
+            );
+            continue;
+        };
+        report::print_trace(&trace, &task);
+        let scores = rolling::evaluate(&trace, &task, arguments);
+        report::print_scores(&scores);
+        all.push(Evaluated {
+            name: trace.name,
+            task,
+            scores,
+        });
+    }
+    report::print_summary(&all);
+    run_m4(arguments)
+}
+
+/// The traces of a folder, by name: its CSV files but those of M4.
+fn traces(folder: &Path, only: &str) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Read {
+        path: folder.display().to_string(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if name.ends_with(".csv") && name.contains(only) && !m4::FILES.contains(&name.as_str()) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn run_m4(arguments: &Arguments) -> Result<(), Error> {
+    if !m4::FILES.iter().any(|name| name.contains(&arguments.only)) {
+        return Ok(());
+    }
+    let Some(all) = m4::read(&arguments.folder)? else {
+        return Ok(());
+    };
+    let part = match arguments.part {
+        Part::Test => "the official test set",
+        Part::Validation => "the last 48 values of the training set",
+    };
+    report::print_m4_header(all.len().div_ceil(arguments.m4), part);
+    for hours in [24, 168] {
+        let naive = m4::evaluate(&all, Model::SeasonalNaive, Season::Steps(hours), arguments);
+        report::print_m4(&format!("naive ({hours} h)"), &naive);
+    }
+    for model in &arguments.models {
+        let season = arguments.season.map_or(Season::Auto, Season::Steps);
+        report::print_m4(model.name(), &m4::evaluate(&all, *model, season, arguments));
+    }
+    Ok(())
+}
