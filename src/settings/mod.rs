@@ -97,10 +97,10 @@ static CUTOVER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3_600_000);
 /// up to date costs a trigger call and a log entry per row written.
 static RETAIN_SOURCE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
-/// On: it costs less than one statement in a hundred, and plans by the rows alone split in the wrong places.
+/// On: plans by the rows alone split in the wrong places. What it costs, `make bench TESTS=sampler` prints.
 static SAMPLER: GucSetting<bool> = GucSetting::<bool>::new(true);
 
-/// One in 16: a busy shard has its hundred keys within seconds, and looking at keys costs some tenths of a per cent.
+/// One in 16: a busy shard has its hundred keys within seconds, and few statements look at keys.
 static SAMPLE_RATE: GucSetting<i32> = GucSetting::<i32>::new(16);
 
 /// Five seconds: an order of magnitude above what a busy server on another continent needs, and short enough that a

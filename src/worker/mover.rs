@@ -156,6 +156,9 @@ fn prepare_session() {
         ("row_security", "on"),
         ("default_transaction_read_only", "off"),
         ("synchronous_commit", "on"),
+        // What a copy has written goes to the disk soon. Else the kernel collects it, until a client's commit waits
+        // for all of it.
+        ("backend_flush_after", "512kB"),
     ] {
         guc::set(name, value);
     }

@@ -37,9 +37,9 @@ fn a_migration_can_be_cancelled_in_every_state_before_its_switch() {
     }
 }
 
-/// Cancels a migration in the middle of a statement that would take minutes: one that calls a function for each
-/// of 2000 rows. `user` is what makes the migration call it, and `midst` is true while it does.
-fn cancel_amid(user: &str, midst: &str) {
+/// Cancels a split in the middle of a statement that would take minutes: one that calls a function for each of some
+/// hundred rows. `user` is what makes the split at `key` call it, and `midst` is true while it does.
+fn cancel_amid(key: i64, user: &str, midst: &str) {
     let cluster = Cluster::with_repart(&[]);
     let mut session = Session::open(&cluster, "postgres");
     session.create_sharded_table("orders", &[3_000], KEYS);
@@ -47,9 +47,9 @@ fn cancel_amid(user: &str, midst: &str) {
         "CREATE FUNCTION slow(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
          {user};
          CREATE OR REPLACE FUNCTION slow(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql
-             AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.05); RETURN $1; END'",
+             AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.5); RETURN $1; END'",
     ));
-    let id = session.queue("repart_split('orders1', '1000')");
+    let id = session.queue(&format!("repart_split('orders1', '{key}')"));
     session.wait_until(midst, LONG);
     let asked = Instant::now();
     session.run(&format!("SELECT repart_cancel({id})"));
@@ -66,6 +66,7 @@ fn cancel_amid(user: &str, midst: &str) {
 #[test]
 fn a_cancel_interrupts_the_build_of_an_index() {
     cancel_amid(
+        1_000,
         "CREATE INDEX ON orders (slow(id))",
         "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index)",
     );
@@ -73,7 +74,9 @@ fn a_cancel_interrupts_the_build_of_an_index() {
 
 #[test]
 fn a_cancel_interrupts_a_batch_of_the_copy() {
+    // A narrow range: it is copied through the index, by a statement that checks constraints.
     cancel_amid(
+        500,
         "ALTER TABLE orders ADD CHECK (slow(id) = id)",
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'repart mover' AND wait_event = 'PgSleep')
             AND (SELECT state = 'copying' FROM repart.migrations)",

@@ -253,20 +253,20 @@ fn a_range_that_grew_too_large_for_the_pause_is_rebuilt_after_all() {
     create_orders(&mut session, &BOUNDS);
     let old = session.number("SELECT 'orders3'::regclass::oid::bigint");
     session.hold_at("cutting_over");
-    let id = session.queue("repart_split('orders3', '70000')");
+    let id = session.queue("repart_split('orders3', '90000')");
     session.wait_held("cutting_over");
     assert_eq!(
         targets(&mut session, id),
-        ["40000 .. 70000 (in place)", "70000 .. MAXVALUE"]
+        ["40000 .. 90000 (in place)", "90000 .. MAXVALUE"]
     );
     // So many on both sides that neither can leave in time.
-    session.run("INSERT INTO orders SELECT n, 'grown', 0 FROM generate_series(60000, 119999) n");
+    session.run("INSERT INTO orders SELECT n, 'grown', 0 FROM generate_series(60000, 139999) n");
     let rows = session.number("SELECT count(*) FROM orders");
     session.release();
     session.wait_done(id);
     assert_eq!(
         targets(&mut session, id),
-        ["40000 .. 70000", "70000 .. MAXVALUE"]
+        ["40000 .. 90000", "90000 .. MAXVALUE"]
     );
     let told = session.texts(&format!(
         "SELECT message FROM repart.events WHERE migration = {id} AND severity = 'warning'"
@@ -275,7 +275,7 @@ fn a_range_that_grew_too_large_for_the_pause_is_rebuilt_after_all() {
         told.len() == 1 && told[0].contains("longer than repart.max_pause = 50 ms"),
         "{told:?}"
     );
-    assert_eq!(session.bounds("orders"), [20_000, 40_000, 70_000]);
+    assert_eq!(session.bounds("orders"), [20_000, 40_000, 90_000]);
     assert_eq!(session.number("SELECT count(*) FROM orders"), rows);
     assert_eq!(
         session.number(&format!("SELECT count(*) FROM pg_class WHERE oid = {old}")),

@@ -126,7 +126,7 @@ fn create_growing_table(session: &mut Session, table: &str) {
          CREATE FUNCTION growth.{table}() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
              IF NEW.state = 'cutting_over' THEN
-                 INSERT INTO public.{table} SELECT -100000 - n, 'grown', 0 FROM generate_series(1, 25000) n
+                 INSERT INTO public.{table} SELECT -100000 - n, 'grown', 0 FROM generate_series(1, 50000) n
                      ON CONFLICT DO NOTHING;
              ELSIF NEW.state = 'cleaning' THEN
                  DELETE FROM public.{table} WHERE id < 0;
