@@ -11,7 +11,7 @@ use crate::catalog::control;
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result, SqlResult};
 use crate::migrate::revert;
-use crate::pg::{background, on_commit, preload, relation, role, spi, time, txn};
+use crate::pg::{background, on_commit, preload, relation, role, time, txn};
 use crate::worker::mover;
 
 /// How often `repart_wait` looks.
@@ -59,7 +59,7 @@ fn require_visible(migration: &Migration) -> Result<()> {
 #[search_path(pg_catalog, pg_temp)]
 fn repart_pause(migration: default!(Option<i64>, "NULL")) -> SqlResult<()> {
     preload::require("migrating")?;
-    let caller = caller()?;
+    let caller = role::current_name()?;
     let Some(id) = migration else {
         regclass::require_superuser("repart_pause() for all migrations")?;
         control::pause_all(&caller)?;
@@ -167,14 +167,6 @@ fn require_group_rights(id: i64) -> Result<Vec<Migration>> {
     let group = role::as_superuser(|| journal::with_followers(find_leader(id)?.id))?;
     group.iter().try_for_each(require_rights)?;
     Ok(group)
-}
-
-fn caller() -> Result<String> {
-    let name = spi::value::<String>(
-        "SELECT pg_catalog.pg_get_userbyid($1)::text",
-        &[role::current().into()],
-    )?;
-    Ok(name.unwrap_or_default())
 }
 
 fn find(id: i64) -> Result<Migration> {

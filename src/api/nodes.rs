@@ -8,7 +8,7 @@ use crate::catalog::nodes::Node;
 use crate::error::{Error, Result, SqlResult};
 use crate::nodes::{registry, two_phase, usage};
 use crate::pg::name::Name;
-use crate::pg::{role, spi};
+use crate::pg::role;
 
 /// Makes a foreign server of postgres_fdw a node, or a replica of one.
 #[pg_extern]
@@ -26,7 +26,7 @@ fn repart_add_node(
         replica_of: replica_of.map(|name| name.as_str().to_owned()),
         weight: weight.ok_or(Error::NullArgument("weight"))?,
         draining: false,
-        connects_as: caller()?,
+        connects_as: role::current_name()?,
     };
     Ok(role::as_superuser(|| registry::add(&node))?)
 }
@@ -70,11 +70,6 @@ fn required(server: Option<&Name>) -> Result<String> {
     server
         .map(|name| name.as_str().to_owned())
         .ok_or(Error::NullArgument("server"))
-}
-
-fn caller() -> Result<String> {
-    let sql = "SELECT pg_catalog.pg_get_userbyid($1)::text";
-    Ok(spi::value::<String>(sql, &[role::current().into()])?.unwrap_or_default())
 }
 
 /// Counters of this server's machine. NULL where the system does not tell.

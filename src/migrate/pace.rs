@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use repart_core::pace::{Duty, Usage};
 
+use crate::nodes::usage;
 use crate::settings;
 
 /// Between two looks; the kernel counts in hundredths of a second.
@@ -63,24 +64,16 @@ impl Pace {
 
 #[cfg(target_os = "linux")]
 fn read() -> Option<Reading> {
-    use procfs::{CurrentSI, KernelStats, process::Process, ticks_per_second};
+    use procfs::{process::Process, ticks_per_second};
 
-    let kernel = KernelStats::current().ok()?;
+    let processors = usage::processors()?;
     let own = Process::myself().ok()?.stat().ok()?;
-    let all = &kernel.total;
-    let idle = all.idle_ms() + all.iowait_ms().unwrap_or(0);
-    let busy = all.user_ms()
-        + all.nice_ms()
-        + all.system_ms()
-        + all.irq_ms().unwrap_or(0)
-        + all.softirq_ms().unwrap_or(0)
-        + all.steal_ms().unwrap_or(0);
     Some(Reading {
         at: Instant::now(),
-        total: (idle + busy) as f64 / 1e3,
-        busy: busy as f64 / 1e3,
+        total: processors.all,
+        busy: processors.busy,
         own: (own.utime + own.stime) as f64 / ticks_per_second() as f64,
-        processors: kernel.cpu_time.len() as f64,
+        processors: processors.count as f64,
     })
 }
 

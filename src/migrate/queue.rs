@@ -8,7 +8,7 @@ use crate::catalog::retained::Retained;
 use crate::error::{Error, Result};
 use crate::migrate::request::Wanted;
 use crate::migrate::{blocking, colocated, preflight};
-use crate::pg::{on_commit, preload, relation, role, spi};
+use crate::pg::{on_commit, preload, relation, role};
 
 /// Where a migration that a plan asks for comes from.
 #[derive(Default)]
@@ -76,10 +76,7 @@ pub fn alone(wanted: &Wanted) -> Result<i64> {
 }
 
 fn insert(wanted: &Wanted, origin: Origin, leader: Option<i64>, is_group: bool) -> Result<i64> {
-    let caller = spi::value::<String>(
-        "SELECT pg_catalog.pg_get_userbyid($1)::text",
-        &[role::current().into()],
-    )?;
+    let caller = role::current_name()?;
     let id = role::as_superuser(|| {
         refuse_conflict(wanted)?;
         let spec = blocking::decide(&wanted.spec)?;
@@ -97,7 +94,7 @@ fn insert(wanted: &Wanted, origin: Origin, leader: Option<i64>, is_group: bool) 
             plan_step: origin.plan_step,
             predicted: origin.predicted,
             start_at: origin.start_at,
-            requested_by: caller.unwrap_or_default(),
+            requested_by: caller,
             reverts: origin.reverts,
             retained: origin.retained.as_ref(),
             leader,

@@ -37,6 +37,24 @@ pub struct Usage {
     pub disk_free: Option<i64>,
 }
 
+/// What the processors did since the machine started.
+pub struct Processors {
+    /// How many there are.
+    pub count: usize,
+    /// Seconds that all of them together have existed.
+    pub all: f64,
+    /// Those in which they worked.
+    pub busy: f64,
+}
+
+/// What the processors did; `None` where the system does not tell.
+pub fn processors() -> Option<Processors> {
+    #[cfg(target_os = "linux")]
+    return linux::processors();
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// PostgreSQL's processes work in the data directory.
 const DATA_DIRECTORY: &str = ".";
 
@@ -62,18 +80,28 @@ mod linux {
         Meminfo, MemoryPressure,
     };
 
-    use super::{DATA_DIRECTORY, Usage};
+    use super::{DATA_DIRECTORY, Processors, Usage};
 
     /// `/proc/diskstats` counts in these units, whatever the sectors of the device are.
     const SECTOR: u64 = 512;
 
+    /// What `/proc/stat` says of the processors.
+    pub fn processors() -> Option<Processors> {
+        let kernel = KernelStats::current().ok()?;
+        let (busy, all) = seconds(&kernel.total);
+        Some(Processors {
+            count: kernel.cpu_time.len(),
+            all,
+            busy,
+        })
+    }
+
     pub fn read(usage: &mut Usage) {
         let number = |value: u64| i64::try_from(value).ok();
-        if let Ok(kernel) = KernelStats::current() {
-            usage.cpus = i32::try_from(kernel.cpu_time.len()).ok();
-            let (busy, all) = seconds(&kernel.total);
-            usage.cpu_seconds = Some(all);
-            usage.cpu_busy_seconds = Some(busy);
+        if let Some(processors) = processors() {
+            usage.cpus = i32::try_from(processors.count).ok();
+            usage.cpu_seconds = Some(processors.all);
+            usage.cpu_busy_seconds = Some(processors.busy);
         }
         usage.load = LoadAverage::current().ok().map(|load| f64::from(load.one));
         if let Ok(memory) = Meminfo::current() {

@@ -4,11 +4,21 @@
 use pgrx::pg_sys;
 
 use crate::error::Result;
+use crate::pg::spi;
 
 /// The role whose privileges apply now.
 pub fn current() -> pg_sys::Oid {
     // SAFETY: reads a variable of this process.
     unsafe { pg_sys::GetUserId() }
+}
+
+/// Its name.
+pub fn current_name() -> Result<String> {
+    let name = spi::value::<String>(
+        "SELECT pg_catalog.pg_get_userbyid($1)::text",
+        &[current().into()],
+    )?;
+    Ok(name.unwrap_or_default())
 }
 
 /// Whether the current role may act for `role`.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use postgres::Client;
@@ -152,12 +153,11 @@ fn databases_do_not_see_each_other() {
     );
 }
 
-#[test]
-fn a_session_that_is_killed_within_a_statement_leaves_the_sampler_working() {
-    let cluster = Cluster::with_repart(SETTINGS);
-    let mut session = Session::open(&cluster, "postgres");
-    session.create_sharded_table("orders", &[1_500], KEYS);
-    // Ended by the server: nothing is lost.
+/// A session in the middle of a statement that reads `orders`: its process, and what the statement comes to.
+fn start_victim(
+    cluster: &Cluster,
+    session: &mut Session,
+) -> (i32, JoinHandle<Result<(), postgres::Error>>) {
     let mut victim = cluster.connect("postgres");
     let pid: i32 = victim
         .query_one("SELECT pg_backend_pid()", &[])
@@ -175,6 +175,16 @@ fn a_session_that_is_killed_within_a_statement_leaves_the_sampler_working() {
         &format!("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = {pid}"),
         LONG,
     );
+    (pid, running)
+}
+
+#[test]
+fn a_session_that_is_killed_within_a_statement_leaves_the_sampler_working() {
+    let cluster = Cluster::with_repart(SETTINGS);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[1_500], KEYS);
+    // Ended by the server: nothing is lost.
+    let (pid, running) = start_victim(&cluster, &mut session);
     let before = reads(session.client(), "orders1");
     session.run(&format!("SELECT pg_terminate_backend({pid})"));
     assert!(running.join().unwrap().is_err());
@@ -191,23 +201,7 @@ fn a_session_that_is_killed_within_a_statement_leaves_the_sampler_working() {
     assert_eq!(reads(session.client(), "orders1").0, after.0 + 10);
 
     // Killed: PostgreSQL restarts all processes with new memory.
-    let mut victim = cluster.connect("postgres");
-    let pid: i32 = victim
-        .query_one("SELECT pg_backend_pid()", &[])
-        .unwrap()
-        .get(0);
-    let running = std::thread::spawn(move || {
-        victim
-            .query(
-                "SELECT payload, pg_sleep(10) FROM orders WHERE id < 30",
-                &[],
-            )
-            .map(|_| ())
-    });
-    session.wait_until(
-        &format!("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = {pid}"),
-        LONG,
-    );
+    let (pid, running) = start_victim(&cluster, &mut session);
     cluster.kill9(pid);
     assert!(running.join().unwrap().is_err());
     session.reopen();
