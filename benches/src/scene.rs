@@ -1,5 +1,6 @@
 //! A server and the table `accounts`: the one that published measurements of Citus and pgbench use.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use repart_tests::cluster::Cluster;
@@ -7,6 +8,9 @@ use repart_tests::repart::Session;
 
 use crate::migration::{Watched, watch};
 use crate::options::Options;
+
+/// Segments of WAL, of 16 MB, in `min_wal_size`.
+const KEPT_SEGMENTS: usize = 128;
 
 /// A server configured as one in production, except that checkpoints come only when asked for: the images of
 /// whole pages that follow one would fall on either side by chance.
@@ -26,7 +30,30 @@ pub fn start_server(options: &Options, settings: &[&str]) -> Cluster {
         "repart.headroom = 0.8",
     ];
     all.extend(settings);
-    Cluster::with_repart(&all)
+    let cluster = Cluster::with_repart(&all);
+    if options.durable {
+        recycle_wal(&cluster);
+    }
+    cluster
+}
+
+/// A server that has run for a while writes its WAL into old segments, and does not wait for the disk to make new ones:
+/// makes as many as `min_wal_size` keeps.
+fn recycle_wal(cluster: &Cluster) {
+    let mut session = Session::open(cluster, "postgres");
+    for _ in 0..KEPT_SEGMENTS {
+        session.run("SELECT pg_logical_emit_message(false, 'repart_bench', ''), pg_switch_wal()");
+    }
+    // The first makes them old, the second gives them new names.
+    session.run("CHECKPOINT");
+    session.run("CHECKPOINT");
+}
+
+/// Has the kernel write what it would else write half a minute later, when something is measured: a table that has been
+/// there for longer is on the disk already.
+fn settle() {
+    let synced = Command::new("sync").status().unwrap();
+    assert!(synced.success(), "sync: {synced}");
 }
 
 /// What repart itself says of a cutover.
@@ -82,6 +109,9 @@ impl<'a> Scene<'a> {
             "INSERT INTO accounts SELECT aid, 1, 0, '' FROM generate_series(0, {rows} - 1) AS aid"
         ));
         self.session.run("VACUUM (ANALYZE) accounts");
+        if self.session.texts("SHOW fsync") == ["on"] {
+            settle();
+        }
     }
 
     /// How many.

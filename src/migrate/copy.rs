@@ -7,11 +7,14 @@
 
 use std::time::Instant;
 
+use pgrx::pg_sys;
+
 use crate::catalog::journal::{self, Part, Position, Source};
 use crate::error::{Error, Result};
 use crate::migrate::definition::range_condition;
 use crate::migrate::job::Job;
 use crate::migrate::{choice, flows, locks, names};
+use crate::pg::writeback::Length;
 use crate::pg::{relation, role, spi, transfer};
 use crate::settings;
 
@@ -87,11 +90,28 @@ pub fn batch(job: &Job, batches: &mut Batches) -> Result<Batch> {
     let source = job.migration.spec.sources.get(part.source);
     let source = source.ok_or_else(|| Error::Internal("a part without source".to_owned()))?;
     locks::lock(&source.qualified(), "ACCESS SHARE")?;
-    if part.by_index {
-        key_batch(job, &part, source, position, batches)
+    let targets = locked_targets(job, &part)?;
+    let before = Length::of(&targets);
+    let batch = if part.by_index {
+        key_batch(job, &part, source, position, batches)?
     } else {
-        block_batch(job, &part, source, position, batches)
+        block_batch(job, &part, source, position, &targets, batches)?
+    };
+    before.write_back_growth();
+    Ok(batch)
+}
+
+/// Those of a part that rows are copied to.
+fn locked_targets(job: &Job, part: &Part) -> Result<Vec<pg_sys::Oid>> {
+    let mut targets = Vec::new();
+    for (n, _) in job
+        .rebuilt_targets()
+        .filter(|(n, _)| part.targets.contains(n))
+    {
+        locks::lock(&job.target_name(n), "ROW EXCLUSIVE")?;
+        targets.push(relation::find(&job.target_name(n))?);
     }
+    Ok(targets)
 }
 
 /// The next blocks of a source that is read in physical order.
@@ -100,6 +120,7 @@ fn block_batch(
     part: &Part,
     source: &Source,
     mut position: Position,
+    targets: &[pg_sys::Oid],
     batches: &mut Batches,
 ) -> Result<Batch> {
     let file = file_of(source)?;
@@ -114,7 +135,7 @@ fn block_batch(
     position.blocks = Some(blocks);
     let until = blocks.min(position.block + batches.next_blocks());
     let begun = Instant::now();
-    let rows = copy_blocks(job, part, source, until, &mut position)?;
+    let rows = copy_blocks(job, part, source, targets, until, &mut position)?;
     let seconds = begun.elapsed().as_secs_f64();
     let bytes = (until - position.block) * block_size();
     position.block = until;
@@ -206,17 +227,14 @@ fn copy_blocks(
     job: &Job,
     part: &Part,
     source: &Source,
+    targets: &[pg_sys::Oid],
     until: i64,
     position: &mut Position,
 ) -> Result<i64> {
-    let mut targets = Vec::new();
-    for n in &part.targets {
-        targets.push(relation::find(&job.target_name(*n))?);
-    }
     let blocks = block_number(position.block)?..block_number(until)?;
     // The operators of the key's type may be a user's.
     let copied = role::as_owner(job.owner, || {
-        transfer::blocks(source.relation(), blocks, &targets, names::BOUND_CONSTRAINT)
+        transfer::blocks(source.relation(), blocks, targets, names::BOUND_CONSTRAINT)
     })?;
     for (n, rows) in part.targets.iter().zip(&copied) {
         position.note(part.source, *n, *rows);

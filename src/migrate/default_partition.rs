@@ -64,7 +64,7 @@ fn find(table: pg_sys::Oid) -> Result<Option<(pg_sys::Oid, String)>> {
 /// Drops the proof. It is looked up by its name, which contains the migration's number: the DEFAULT partition may
 /// have been detached or renamed meanwhile.
 pub fn drop_proof(id: i64) -> Result<()> {
-    let drops = spi::query(
+    let drops = spi::query_kept(
         "SELECT pg_catalog.format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, r.relname, c.conname)
            FROM pg_catalog.pg_constraint c
            JOIN pg_catalog.pg_class r ON r.oid = c.conrelid

@@ -14,7 +14,7 @@ use crate::pg::{constraint, spi};
 
 /// The tables with foreign keys that reference a table, without itself.
 pub fn referencing_tables(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
-    spi::query(
+    spi::query_kept(
         "SELECT DISTINCT conrelid FROM pg_catalog.pg_constraint
           WHERE confrelid = $1 AND contype = 'f' AND conparentid = 0 AND conrelid <> $1 ORDER BY conrelid",
         &[table.into()],

@@ -1,12 +1,24 @@
 //! What follows the copy: taking out rows that may have been copied twice, indexes, constraints,
 //! statistics, and before the switch the visibility map.
 
+use pgrx::pg_sys;
+
 use crate::catalog::journal::{self, Position, Target};
 use crate::error::Result;
 use crate::migrate::definition::{self, Index};
 use crate::migrate::job::Job;
 use crate::migrate::{capture, names};
 use crate::pg::{guc, role, spi, txn};
+use crate::settings;
+
+/// Milliseconds; that of autovacuum.
+const COST_DELAY_MS: f64 = 2.0;
+
+/// `vacuum_cost_limit` as by default.
+const AUTOVACUUM_LIMIT: i64 = 200;
+
+/// `vacuum_cost_page_hit` and `vacuum_cost_page_dirty` as by default: every page is found in memory and marked.
+const PAGE_COST: f64 = 21.0;
 
 /// Takes all logged keys out of the targets, before unique indexes are built. The log is kept: catch-up
 /// brings the rows back.
@@ -31,8 +43,12 @@ pub fn deduplicate(job: &Job) -> Result<()> {
 }
 
 /// Builds the next missing index of a target; when all are there, gathers statistics and returns `false`. One
-/// transaction each: no snapshot is held for longer than one index takes.
-pub fn build_next(job: &Job) -> Result<bool> {
+/// transaction each: no snapshot is held for longer than one index takes. With `alone`, no more than one process
+/// works at it.
+pub fn build_next(job: &Job, alone: bool) -> Result<bool> {
+    if alone {
+        guc::set_for_transaction("max_parallel_maintenance_workers", "0");
+    }
     let indexes = definition::indexes(job.first_source()?)?;
     for (n, target) in job.rebuilt_targets() {
         for (k, index) in indexes.iter().enumerate() {
@@ -137,11 +153,27 @@ fn analyze(job: &Job) -> Result<()> {
 }
 
 /// Gives the targets a visibility map, so that index-only scans work from the first second.
-pub fn vacuum(job: &Job) -> Result<()> {
+///
+/// It keeps to `repart.max_copy_rate`, and where others want the machine to the pace of autovacuum.
+pub fn vacuum(job: &Job, gives_way: bool) -> Result<()> {
+    if let Some(limit) = cost_limit(gives_way) {
+        guc::set("vacuum_cost_delay", &format!("{COST_DELAY_MS}ms"));
+        guc::set("vacuum_cost_limit", &limit.to_string());
+    }
     counted(|| {
         job.rebuilt_targets()
             .try_for_each(|(n, _)| txn::vacuum(&format!("VACUUM {}", job.target_name(n))))
     })
+}
+
+/// What VACUUM may do, in PostgreSQL's units, before it sleeps for [`COST_DELAY_MS`]; `None` for as much as it can.
+fn cost_limit(gives_way: bool) -> Option<i64> {
+    let rate = settings::max_copy_rate().map(|rate| {
+        let pages = rate / f64::from(pg_sys::BLCKSZ);
+        (pages * PAGE_COST * COST_DELAY_MS / 1000.0).clamp(1.0, 10_000.0) as i64
+    });
+    let polite = gives_way.then_some(AUTOVACUUM_LIMIT);
+    rate.into_iter().chain(polite).min()
 }
 
 /// Unlike what a copy reads and writes, this must reach the statistics that autovacuum goes by.

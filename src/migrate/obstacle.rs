@@ -18,7 +18,7 @@ pub fn concerned(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
     let sources = migration.spec.source_oids();
     let mut relations = inbound::referencing_tables(table)?;
     relations.push(table);
-    relations.extend(spi::query(
+    relations.extend(spi::query_kept(
         "SELECT i.inhrelid FROM pg_catalog.pg_inherits i
                JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
                JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind <> 'f'
@@ -27,7 +27,7 @@ pub fn concerned(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
         &[table.into(), sources.clone().into()],
         |row| row.get::<pg_sys::Oid>(1),
     )?);
-    let referenced = spi::query(
+    let referenced = spi::query_kept(
             "SELECT DISTINCT t.relid::oid FROM pg_catalog.pg_constraint k
                JOIN pg_catalog.pg_class r ON r.oid = k.confrelid,
                     LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(r.oid) WHERE r.relkind = 'p'

@@ -36,6 +36,11 @@ impl Pace {
         }
     }
 
+    /// Whether others want the processors.
+    pub fn gives_way(&self) -> bool {
+        self.duty.is_shared()
+    }
+
     /// How long to rest after so much work. Nothing where the system does not tell what its processors do.
     pub fn rest_after(&mut self, worked: Duration) -> Duration {
         let is_time = self.last.is_none_or(|last| last.at.elapsed() >= LOOK);

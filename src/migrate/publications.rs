@@ -114,7 +114,7 @@ pub fn refuse_moves(shard: pg_sys::Oid, name: &str) -> Result<()> {
 }
 
 fn refuse(refusal: &Refusal, table: pg_sys::Oid, name: &str) -> Result<()> {
-    let mut publications = spi::query(refusal.publications, &[table.into()], |row| {
+    let mut publications = spi::query_kept(refusal.publications, &[table.into()], |row| {
         row.get::<String>(1)
     })?;
     if publications.is_empty() {

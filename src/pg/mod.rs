@@ -27,3 +27,4 @@ pub mod spi;
 pub mod time;
 pub mod transfer;
 pub mod txn;
+pub mod writeback;

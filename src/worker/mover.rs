@@ -156,6 +156,8 @@ fn prepare_session() {
         ("row_security", "on"),
         ("default_transaction_read_only", "off"),
         ("synchronous_commit", "on"),
+        // It takes longer than what it would make faster here, of all places while clients wait for a switch.
+        ("jit", "off"),
         // What a copy has written goes to the disk soon. Else the kernel collects it, until a client's commit waits
         // for all of it.
         ("backend_flush_after", "512kB"),

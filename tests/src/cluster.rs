@@ -291,6 +291,17 @@ impl Cluster {
         self.pg_ctl(&["promote"]);
     }
 
+    /// Where `CREATE EXTENSION` and `ALTER EXTENSION` find their scripts. All clusters share it.
+    pub fn extension_dir(&self) -> PathBuf {
+        PathBuf::from(
+            self.psql(
+                "postgres",
+                "SELECT setting || '/extension' FROM pg_config WHERE name = 'SHAREDIR'",
+            )
+            .trim(),
+        )
+    }
+
     /// A path below the directory of this run that no other cluster uses.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.run_dir.path().join(format!("{}-{name}", self.name))

@@ -306,6 +306,56 @@ fn the_extension_can_be_dropped_and_created_again_while_sessions_run() {
     assert_eq!(after.0 - before.0, 20);
 }
 
+/// A script as a next version would have one: all functions anew, and a table with a column more.
+fn upgrade_script(cluster: &Cluster) -> String {
+    let script = cluster.extension_dir().join("repart--0.1.0.sql");
+    let install = std::fs::read_to_string(script).unwrap();
+    let functions: Vec<String> = install
+        .split(";\n")
+        .filter_map(|statement| {
+            let at = statement.find("CREATE  FUNCTION")?;
+            Some(statement[at..].replace("CREATE  FUNCTION", "CREATE OR REPLACE FUNCTION"))
+        })
+        .collect();
+    assert!(functions.len() > 20, "{} functions", functions.len());
+    format!(
+        "{};\nALTER TABLE repart.samples ADD COLUMN more int;\n",
+        functions.join(";\n")
+    )
+}
+
+#[test]
+fn the_extension_can_be_upgraded_while_sessions_run() {
+    let cluster = Cluster::with_repart(SETTINGS);
+    let next = cluster.extension_dir().join("repart--0.1.0--next.sql");
+    std::fs::write(&next, upgrade_script(&cluster)).unwrap();
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[1_500], KEYS);
+    let mut client = cluster.connect("postgres");
+    read_keys(&mut client, "orders", 0..10);
+    session.hold_at("copying");
+    let id = session.queue("repart_split('orders2', '3000')");
+    session.wait_held("copying");
+    // An upgrade that is not committed yet holds nobody up.
+    let mut other = cluster.connect("postgres");
+    other
+        .batch_execute("BEGIN; ALTER EXTENSION repart UPDATE TO 'next'")
+        .unwrap();
+    let mut fresh = cluster.connect("postgres");
+    fresh.batch_execute("SET statement_timeout = '5s'").unwrap();
+    read_keys(&mut fresh, "orders", 0..10);
+    other.batch_execute("COMMIT").unwrap();
+    read_keys(&mut client, "orders", 0..10);
+    read_keys(&mut fresh, "orders", 0..10);
+    assert_eq!(reads(session.client(), "orders1"), (40, 40));
+    session.run("SELECT repart_sample()");
+    session.release();
+    session.wait_done(id);
+    let version =
+        "SELECT count(*) FROM pg_extension WHERE extname = 'repart' AND extversion = 'next'";
+    assert_eq!(session.number(version), 1);
+}
+
 #[test]
 fn without_the_sampler_there_is_none_and_its_functions_say_so() {
     let cluster = Cluster::with_repart(&with(&["repart.sampler = off"]));

@@ -48,6 +48,11 @@ impl Duty {
         self.0 = (self.0 * change).clamp(least, 1.0);
     }
 
+    /// Whether it works for a part of its time only.
+    pub fn is_shared(self) -> bool {
+        self.0 < 1.0
+    }
+
     /// How long to rest after so many seconds of work.
     pub fn rest(self, worked: f64) -> f64 {
         worked.max(0.0) * (1.0 / self.0 - 1.0)

@@ -77,7 +77,7 @@ fn copy(job: &Job) -> Result<(Position, f64)> {
         position.copied.push(copied);
     }
     let seconds = begun.elapsed().as_secs_f64();
-    while index::build_next(job)? {}
+    while index::build_next(job, false)? {}
     guc::set_for_transaction("default_tablespace", "");
     verify::compare_locked(job)?;
     for (n, _) in job.targets() {

@@ -279,7 +279,7 @@ impl Drive {
                 let rest = self.pace.rest_after(begun.elapsed());
                 Ok(Next::Pause(pause.max(rest)))
             }
-            copy::Batch::Finished => steps::finish_copy(&job),
+            copy::Batch::Finished => steps::finish_copy(&job, self.pace.gives_way()),
         }
     }
 
@@ -300,7 +300,7 @@ impl Drive {
             self.apply_log(&job)?;
             return Ok(Next::Continue);
         }
-        index::vacuum(&job)?;
+        index::vacuum(&job, self.pace.gives_way())?;
         to(&job.migration, State::CuttingOver)
     }
 

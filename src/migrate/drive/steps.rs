@@ -58,7 +58,7 @@ fn prepare_blocking(migration: &Migration) -> Result<Next> {
 }
 
 /// What comes after the rows: their last duplicates go, indexes and proofs are made, one transaction each.
-pub fn finish_copy(job: &Job) -> Result<Next> {
+pub fn finish_copy(job: &Job, gives_way: bool) -> Result<Next> {
     background::report_active(&format!(
         "building indexes of table \"{}\"",
         job.migration.relation_name
@@ -68,7 +68,7 @@ pub fn finish_copy(job: &Job) -> Result<Next> {
         return Ok(Next::Continue);
     }
     let built = txn::run(|| {
-        let built = index::build_next(job)?;
+        let built = index::build_next(job, gives_way)?;
         if built {
             hold::inside(job.id(), "indexed");
         }

@@ -41,7 +41,7 @@ pub fn valid_foreign_keys(table: pg_sys::Oid) -> Result<Vec<String>> {
 /// Declares foreign keys valid that were added NOT VALID: the table's rows equal the source's, which satisfied
 /// them, so no scan is needed to prove it.
 pub fn declare_valid(table: pg_sys::Oid, foreign_keys: &[String]) -> Result<()> {
-    spi::run(
+    spi::query_kept(
         "WITH RECURSIVE k AS (
              SELECT oid, conrelid FROM pg_catalog.pg_constraint
               WHERE conrelid = $1 AND contype = 'f' AND conname = ANY ($2::name[])
@@ -49,8 +49,9 @@ pub fn declare_valid(table: pg_sys::Oid, foreign_keys: &[String]) -> Result<()> 
              SELECT c.oid, c.conrelid FROM pg_catalog.pg_constraint c
                JOIN k ON c.conparentid = k.oid AND c.conrelid = k.conrelid)
          UPDATE pg_catalog.pg_constraint SET convalidated = true
-          WHERE oid IN (SELECT oid FROM k) AND NOT convalidated",
+          WHERE oid IN (SELECT oid FROM k) AND NOT convalidated RETURNING oid",
         &[table.into(), foreign_keys.to_vec().into()],
+        |_| Ok(()),
     )?;
     Ok(())
 }
