@@ -5,11 +5,8 @@ use std::time::{Duration, Instant};
 
 use repart_tests::repart::Session;
 
-/// How often it is looked at: no state that matters is shorter, and it costs little.
-const LOOK: Duration = Duration::from_millis(5);
-
-/// The size of the database is asked for less often: that reads a directory.
-const LOOK_AT_SIZE: Duration = Duration::from_millis(50);
+/// How often it is looked at. Looking takes processor time from the clients that are measured.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What was seen.
 #[derive(Clone)]
@@ -22,7 +19,7 @@ pub struct Watched {
     pub begun: Instant,
     /// When it was seen to have ended.
     pub ended: Instant,
-    /// By how much the database had grown when it was largest, bytes.
+    /// By how much the database had grown when it was largest, bytes; 0 if that was not asked for.
     pub growth: f64,
     /// When it was first seen in each state.
     states: Vec<(String, Instant)>,
@@ -40,27 +37,36 @@ impl Watched {
         before.map_or("queued", |(state, _)| state)
     }
 
-    /// How long it was in these states.
-    pub fn time_in(&self, states: &[&str]) -> Duration {
-        let ends = self
-            .states
-            .iter()
-            .skip(1)
-            .map(|(_, at)| *at)
-            .chain([self.ended]);
+    /// The states that it was in, with the moments when they began and ended.
+    pub fn spans(&self) -> Vec<(&str, Instant, Instant)> {
+        let ends = self.states.iter().skip(1).map(|(_, at)| *at);
         self.states
             .iter()
-            .zip(ends)
-            .filter(|((state, _), _)| states.contains(&state.as_str()))
-            .map(|((_, begun), end)| end - *begun)
+            .zip(ends.chain([self.ended]))
+            .map(|((state, begun), end)| (state.as_str(), *begun, end))
+            .collect()
+    }
+
+    /// How long it was in these states.
+    pub fn time_in(&self, states: &[&str]) -> Duration {
+        self.spans()
+            .iter()
+            .filter(|(state, ..)| states.contains(state))
+            .map(|(_, begun, end)| *end - *begun)
             .sum()
     }
 }
 
-/// Looks at a migration until it has ended, or `limit` has passed.
-pub fn watch(session: &mut Session, id: i64, begun: Instant, limit: Duration) -> Watched {
-    let size_at_first = database_size(session);
-    let mut size_seen = Instant::now();
+/// Looks at a migration until it has ended, or `limit` has passed; with `size`, also at the size of the database, which
+/// reads its directory.
+pub fn watch(
+    session: &mut Session,
+    id: i64,
+    begun: Instant,
+    limit: Duration,
+    size: bool,
+) -> Watched {
+    let size_at_first = if size { database_size(session) } else { 0.0 };
     let mut watched = Watched {
         id,
         state: String::new(),
@@ -83,8 +89,7 @@ pub fn watch(session: &mut Session, id: i64, begun: Instant, limit: Duration) ->
         {
             return watched;
         }
-        if size_seen.elapsed() > LOOK_AT_SIZE {
-            size_seen = now;
+        if size {
             watched.growth = watched.growth.max(database_size(session) - size_at_first);
         }
         sleep(LOOK);

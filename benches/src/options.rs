@@ -31,7 +31,7 @@ impl Options {
             rows: number("REPART_BENCH_ROWS", 1_000_000),
             seconds: Duration::from_secs_f64(number("REPART_BENCH_SECONDS", 5.0)),
             hold: Duration::from_secs_f64(number("REPART_BENCH_HOLD", 20.0)),
-            rate: number("REPART_BENCH_RATE", 8_192),
+            rate: number("REPART_BENCH_RATE", 4_096),
             durable: true,
         }
     }

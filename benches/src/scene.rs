@@ -71,6 +71,8 @@ pub struct Scene<'a> {
     pub session: Session<'a>,
     /// The last migration.
     pub last: Option<Watched>,
+    /// Whether the size of the database is to be watched during migrations.
+    pub watches_size: bool,
     rows: i64,
 }
 
@@ -98,6 +100,7 @@ impl<'a> Scene<'a> {
         Self {
             session,
             last: None,
+            watches_size: false,
             rows,
         }
     }
@@ -143,7 +146,7 @@ impl<'a> Scene<'a> {
     pub fn try_to_migrate(&mut self, call: &str, limit: Duration) -> Watched {
         let begun = Instant::now();
         let id = self.session.queue(call);
-        let watched = watch(&mut self.session, id, begun, limit);
+        let watched = watch(&mut self.session, id, begun, limit, self.watches_size);
         self.last = Some(watched.clone());
         watched
     }

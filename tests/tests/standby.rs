@@ -87,3 +87,21 @@ fn a_cutover_on_a_promoted_standby_is_noticed_by_a_snapshot_from_before_the_prom
     assert_refused(count(&mut survivor, "SELECT count(*) FROM orders"));
     assert_eq!(promoted.number("SELECT count(*) FROM orders"), rows);
 }
+
+#[test]
+fn without_the_extension_a_table_with_the_name_of_repart_is_not_read() {
+    let primary = Cluster::start(&[]);
+    let mut client = primary.connect("postgres");
+    client
+        .batch_execute(
+            "CREATE SCHEMA repart; CREATE TABLE repart.cutovers (relation oid PRIMARY KEY, xid text);
+             CREATE TABLE plain (id bigint PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE plain_1 PARTITION OF plain FOR VALUES FROM (0) TO (10);
+             INSERT INTO plain VALUES (1);
+             INSERT INTO repart.cutovers SELECT oid, 'not a number' FROM pg_class WHERE relname LIKE 'plain%'",
+        )
+        .unwrap();
+    let standby = primary.standby(&[]);
+    let mut reader = snapshot(&standby);
+    assert_eq!(count(&mut reader, "SELECT count(*) FROM plain").unwrap(), 1);
+}

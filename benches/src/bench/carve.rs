@@ -25,6 +25,7 @@ pub fn run(options: &Options) -> Findings {
     for _ in 0..options.runs {
         let by_hand = move_by_hand(&mut Scene::set(&cluster, rows));
         let mut scene = Scene::set(&cluster, rows);
+        scene.watches_size = true;
         size = scene.bytes("accounts_1");
         let wal = scene.wal();
         let watched = scene.migrate(&format!(

@@ -11,9 +11,11 @@ use crate::scene::{Scene, start_server};
 
 use super::partman;
 use super::thousands;
-use super::watched::{self, Seen, errors, first_error, longest, longest_in, series, throughput};
+use super::watched::{
+    self, Seen, errors, first_error, longest, longest_in, series, throughput, throughput_copying,
+};
 
-/// DESIGN.md, section 12.
+/// DESIGN.md, section 12; throughput is that while rows are copied, here also of the whole migration at full speed.
 const LONGEST: Duration = Duration::from_millis(50);
 const FULL_SPEED: f64 = 0.75;
 const LIMITED: f64 = 0.95;
@@ -87,7 +89,10 @@ fn findings(options: &Options, with_partman: bool, runs: &Runs) -> Findings {
         longest("split, limited", &runs.limited, LONGEST),
         throughput("split", &runs.split, Some(FULL_SPEED)),
         throughput("merge", &runs.merge, Some(FULL_SPEED)),
-        throughput("split, limited", &runs.limited, Some(LIMITED)),
+        throughput("split, limited", &runs.limited, None),
+        throughput_copying("split", &runs.split, FULL_SPEED),
+        throughput_copying("merge", &runs.merge, FULL_SPEED),
+        throughput_copying("split, limited", &runs.limited, LIMITED),
         duration("split", &runs.split),
         duration("merge", &runs.merge),
         duration("split, limited", &runs.limited),
@@ -113,6 +118,12 @@ fn findings(options: &Options, with_partman: bool, runs: &Runs) -> Findings {
             .iter()
             .take(3)
             .map(|(what, runs)| longest_in(what, runs)),
+    );
+    notes.extend(
+        sides
+            .iter()
+            .take(3)
+            .filter_map(|(what, runs)| watched::rates_in(what, runs)),
     );
     notes.push(format!(
         "limited: repart.max_copy_rate = {} kB/s; statements: over the whole migration, from the call to \"done\"",
@@ -157,7 +168,7 @@ fn pause(what: &str, pauses: &Series) -> Figure {
 }
 
 fn beside_partman(runs: &Runs) -> Vec<Figure> {
-    let share = |run: &Seen| run.rate / run.rate_before * 100.0;
+    let share = |run: &Seen| run.rate / run.rate_around * 100.0;
     vec![
         Figure::new(
             "split: longest statement",

@@ -6,22 +6,27 @@ use std::time::{Duration, Instant};
 use repart_tests::cluster::Cluster;
 
 use crate::figure::{Figure, Series, Target, Unit};
-use crate::load::{Load, Mix};
+use crate::load::{Load, Mix, Recorded};
+use crate::migration::Watched;
 use crate::options::Options;
 use crate::scene::Scene;
 
 /// Of one run.
 pub struct Seen {
-    /// Statements per second before.
-    pub rate_before: f64,
+    /// Statements per second before, and again after.
+    pub rate_around: f64,
     /// Statements per second meanwhile.
     pub rate: f64,
+    /// Statements per second while rows were copied.
+    pub rate_copying: f64,
     /// The longest statement before, ms.
     pub longest_before: f64,
     /// The longest meanwhile, and right after, ms.
     pub longest: f64,
     /// The state of the migration when that one ended.
     pub longest_in: String,
+    /// Statements per second in each state of the migration that took some time, for the reader.
+    pub rates: String,
     /// Seconds that it took.
     pub seconds: f64,
     /// Bytes of WAL meanwhile, beyond what the same number of statements wrote before.
@@ -52,8 +57,12 @@ pub fn watch(
     // A client that was kept waiting at the end says so only later.
     sleep(options.seconds / 5);
     let after = Instant::now();
+    sleep(options.seconds);
+    let until = Instant::now();
     let recorded = load.stop();
     let (rate_before, rate) = (recorded.rate(from, begun), recorded.rate(begun, ended));
+    // The machine is now faster, now slower, for longer than one of these lasts.
+    let rate_around = f64::midpoint(rate_before, recorded.rate(after, until));
     let bytes_before = wal_before / (rate_before * (begun - from).as_secs_f64());
     let seconds = (ended - begun).as_secs_f64();
     let state = |end| {
@@ -62,8 +71,10 @@ pub fn watch(
     };
     let longest_in = recorded.end_of_longest(begun, after).and_then(state);
     Seen {
-        rate_before,
+        rates: rates(scene, &recorded),
+        rate_around,
         rate,
+        rate_copying: rate_in(scene, &recorded, "copying"),
         longest_before: recorded.longest(from, begun),
         longest: recorded.longest(begun, after),
         longest_in: longest_in.unwrap_or_default(),
@@ -71,6 +82,28 @@ pub fn watch(
         wal: wal - bytes_before * rate * seconds,
         errors: recorded.errors,
     }
+}
+
+/// Statements per second while the migration was in a state.
+fn rate_in(scene: &Scene, recorded: &Recorded, state: &str) -> f64 {
+    let spans = scene.last.as_ref().map(Watched::spans).unwrap_or_default();
+    let span = spans.iter().find(|(name, ..)| *name == state);
+    span.map_or(f64::NAN, |(_, from, to)| recorded.rate(*from, *to))
+}
+
+fn rates(scene: &Scene, recorded: &Recorded) -> String {
+    let spans = scene.last.as_ref().map(Watched::spans).unwrap_or_default();
+    let of_state = |&(state, from, to): &(&str, Instant, Instant)| {
+        let seconds = (to - from).as_secs_f64();
+        (seconds >= 0.5).then(|| {
+            format!(
+                "{state} {:.0}/s for {seconds:.1} s",
+                recorded.rate(from, to)
+            )
+        })
+    };
+    let of_states: Vec<String> = spans.iter().filter_map(of_state).collect();
+    of_states.join(", ")
 }
 
 /// A value of each run.
@@ -89,18 +122,29 @@ pub fn longest(what: &str, runs: &[Seen], limit: Duration) -> Figure {
     .target(Target::AtMost(limit.as_secs_f64() * 1000.0))
 }
 
-/// Throughput, beside the same clients without the migration.
+/// Throughput of the whole migration, beside that of the same clients before and after it.
 pub fn throughput(what: &str, runs: &[Seen], least: Option<f64>) -> Figure {
     let figure = Figure::new(
         format!("{what}: statements"),
         Unit::PerSecond,
         series(runs, |run| run.rate),
     )
-    .beside("before", series(runs, |run| run.rate_before));
+    .beside("around", series(runs, |run| run.rate_around));
     match least {
         Some(least) => figure.target(Target::RatioAtLeast(least)),
         None => figure,
     }
+}
+
+/// As [`throughput`], while rows are copied.
+pub fn throughput_copying(what: &str, runs: &[Seen], least: f64) -> Figure {
+    Figure::new(
+        format!("{what}: statements while copying"),
+        Unit::PerSecond,
+        series(runs, |run| run.rate_copying),
+    )
+    .beside("around", series(runs, |run| run.rate_around))
+    .target(Target::RatioAtLeast(least))
 }
 
 /// Whether clients were refused anything.
@@ -108,6 +152,15 @@ pub fn errors(what: &str, runs: &[Seen]) -> Figure {
     let refused = series(runs, |run| run.errors.len() as f64);
     Figure::new(format!("{what}: errors of clients"), Unit::Count, refused)
         .target(Target::AtMost(0.0))
+}
+
+/// How fast the clients were in the states of the first run, for the reader.
+pub fn rates_in(what: &str, runs: &[Seen]) -> Option<String> {
+    let first = runs.first()?;
+    Some(format!(
+        "{what}: statements in the first run: {}",
+        first.rates
+    ))
 }
 
 /// Where the longest statements of the runs were, for the reader.

@@ -50,16 +50,23 @@ pub fn cutover_of(relation: pg_sys::Oid) -> Option<u64> {
     }
 }
 
-/// The table and its index, if this database has the extension.
+/// The table and its index, if this database has the extension. Without it, a table of that name is somebody else's,
+/// and may be anything.
 unsafe fn relations() -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: catalog look-ups; inside a transaction.
     unsafe {
+        let extension = pg_sys::get_extension_oid(c"repart".as_ptr(), true);
         let schema = pg_sys::get_namespace_oid(c"repart".as_ptr(), true);
-        if schema == pg_sys::InvalidOid {
+        if extension == pg_sys::InvalidOid || schema == pg_sys::InvalidOid {
             return None;
         }
         let table = pg_sys::get_relname_relid(c"cutovers".as_ptr(), schema);
         let index = pg_sys::get_relname_relid(c"cutovers_pkey".as_ptr(), schema);
-        (table != pg_sys::InvalidOid && index != pg_sys::InvalidOid).then_some((table, index))
+        if table == pg_sys::InvalidOid || index == pg_sys::InvalidOid {
+            return None;
+        }
+        let is_ours = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table) == extension
+            && pg_sys::IndexGetRelation(index, true) == table;
+        is_ours.then_some((table, index))
     }
 }
