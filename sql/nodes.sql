@@ -67,3 +67,17 @@ CREATE TABLE repart.two_phase (
     error      text
 );
 COMMENT ON TABLE repart.two_phase IS 'decisions on prepared transactions that nodes have still to carry out';
+
+-- Nodes on which a migration may have made something: written before anything is made there, deleted when nothing is
+-- left to be dropped. What it is follows from the numbers of coordinator and migration. Whether its table there is a
+-- shard by now ("switched") is decided by the commit of the switch.
+CREATE TABLE repart.node_objects (
+    migration bigint  NOT NULL,
+    node      name    NOT NULL,
+    role      text    NOT NULL CHECK (role IN ('source', 'target')),
+    tag       text    NOT NULL,
+    relation  text    NOT NULL,
+    switched  boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (migration, role)
+);
+COMMENT ON TABLE repart.node_objects IS 'nodes on which a migration may have left something to be dropped';

@@ -34,6 +34,7 @@ SELECT j.id,
        ARRAY(SELECT s ->> 'name' FROM pg_catalog.jsonb_array_elements(j.spec -> 'sources') s) AS sources,
        ARRAY(SELECT coalesce(s ->> 'lower', 'MINVALUE') || ' .. ' || coalesce(s ->> 'upper', 'MAXVALUE')
                      || CASE WHEN s ->> 'keeps' IS NOT NULL THEN ' (in place)' ELSE '' END
+                     || coalesce(' on ' || (s ->> 'node'), '')
                FROM pg_catalog.jsonb_array_elements(j.spec -> 'targets') s) AS targets,
        j.state,
        j.state_since,

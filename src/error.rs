@@ -248,7 +248,7 @@ impl Error {
     }
 
     /// Whether trying again a little later may help: somebody else holds a lock, or was first, or
-    /// cancelled the statement.
+    /// cancelled the statement, or another server is away.
     pub fn is_transient(&self) -> bool {
         use PgSqlErrorCode as Code;
         matches!(
@@ -257,6 +257,21 @@ impl Error {
                 | Code::ERRCODE_T_R_DEADLOCK_DETECTED
                 | Code::ERRCODE_T_R_SERIALIZATION_FAILURE
                 | Code::ERRCODE_QUERY_CANCELED
+        ) || self.is_of_lost_server()
+    }
+
+    /// Whether another server is away, is going away or is not there yet.
+    fn is_of_lost_server(&self) -> bool {
+        use PgSqlErrorCode as Code;
+        matches!(
+            self.code(),
+            Code::ERRCODE_CONNECTION_FAILURE
+                | Code::ERRCODE_CONNECTION_DOES_NOT_EXIST
+                | Code::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
+                | Code::ERRCODE_ADMIN_SHUTDOWN
+                | Code::ERRCODE_CRASH_SHUTDOWN
+                | Code::ERRCODE_CANNOT_CONNECT_NOW
+                | Code::ERRCODE_TOO_MANY_CONNECTIONS
         )
     }
 }

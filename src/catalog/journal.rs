@@ -2,7 +2,9 @@
 
 use pgrx::{JsonB, pg_sys};
 
-pub use crate::catalog::migration::{Kind, Migration, Part, Position, Source, Spec, Target};
+pub use crate::catalog::migration::{
+    KeyColumn, Kind, Migration, Part, Position, Remote, Source, Spec, Target,
+};
 use crate::catalog::retained::Retained;
 use repart_core::state::State;
 

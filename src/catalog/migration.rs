@@ -52,6 +52,24 @@ impl Kind {
     }
 }
 
+/// A table on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remote {
+    /// The node.
+    pub node: String,
+    /// The table's schema there.
+    pub schema: String,
+    /// The table's name there.
+    pub table: String,
+}
+
+impl Remote {
+    /// Its name as SQL writes it.
+    pub fn qualified(&self) -> String {
+        spi::quote_qualified_identifier(&self.schema, &self.table)
+    }
+}
+
 /// A shard that a migration replaces.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Source {
@@ -68,6 +86,9 @@ pub struct Source {
     /// Its tablespace when the migration was queued; `None` for the database's default.
     #[serde(default)]
     pub tablespace: Option<String>,
+    /// The table that a foreign shard stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
 }
 
 impl Source {
@@ -103,6 +124,12 @@ pub struct Target {
     /// so that it is rebuilt whatever their number is now.
     #[serde(default)]
     pub outgrown: bool,
+    /// The node that it is to be on; `None` for this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Its table there, once the migration has begun and chosen its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
 }
 
 /// What is to be done: adjacent sources become adjacent targets that cover exactly the same range.
@@ -121,6 +148,12 @@ impl Spec {
     /// The relations of the sources.
     pub fn source_oids(&self) -> Vec<pg_sys::Oid> {
         self.sources.iter().map(Source::relation).collect()
+    }
+
+    /// Whether a node has a part in it.
+    pub fn is_away(&self) -> bool {
+        let of_source = self.sources.iter().any(|source| source.remote.is_some());
+        of_source || self.targets.iter().any(|target| target.node.is_some())
     }
 
     /// The source from which definitions are taken.
@@ -215,6 +248,24 @@ pub struct Position {
     /// Rows that changed tables inside the cutover.
     #[serde(default)]
     pub moved: Moved,
+    /// Number of the last batch that was written to a node, which counts them too.
+    #[serde(default)]
+    pub batch: i64,
+    /// The columns that identify a row of a source on a node.
+    #[serde(default)]
+    pub identity: Vec<KeyColumn>,
+    /// Hash of the definition of a source on a node when the target was created.
+    #[serde(default)]
+    pub remote_fingerprint: String,
+}
+
+/// A column of the key that identifies rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type and collation, as SQL writes them.
+    pub type_name: String,
 }
 
 /// A part of the copy: rows of one source.

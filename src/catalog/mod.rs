@@ -12,6 +12,7 @@ pub mod journal;
 pub mod keys;
 pub mod lineage;
 pub mod migration;
+pub mod node_objects;
 pub mod nodes;
 pub mod outcomes;
 pub mod plans;

@@ -119,6 +119,32 @@ pub fn access(server: &str, role: &str) -> Result<Option<Access>> {
     Ok(found)
 }
 
+/// Bytes that were free on a node's disk when it was last looked at, if it says.
+pub fn disk_free(name: &str) -> Result<Option<i64>> {
+    spi::query_value(
+        "SELECT disk_free FROM repart.node_samples WHERE node = $1::name ORDER BY at DESC LIMIT 1",
+        &[name.into()],
+    )
+}
+
+/// The table on a node that a foreign shard stands for: node, schema and name, as postgres_fdw uses them.
+pub fn place(shard: pg_sys::Oid) -> Result<Option<(String, String, String)>> {
+    spi::select_first(
+        "SELECT v.srvname::text,
+                coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) WHERE option_name = 'schema_name'),
+                         n.nspname::text),
+                coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(f.ftoptions) WHERE option_name = 'table_name'),
+                         c.relname::text)
+           FROM pg_catalog.pg_foreign_table f
+           JOIN pg_catalog.pg_foreign_server v ON v.oid = f.ftserver
+           JOIN pg_catalog.pg_class c ON c.oid = f.ftrelid
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE f.ftrelid = $1",
+        &[shard.into()],
+        |row| Ok((row.get(1)?, row.get(2)?, row.get(3)?)),
+    )
+}
+
 /// Adds a node, or changes what is known of it; it is not draining afterwards.
 pub fn upsert(node: &Node) -> Result<()> {
     spi::run(

@@ -168,7 +168,7 @@ pub fn leftovers() -> Result<Vec<i64>> {
         r"SELECT DISTINCT number FROM (
             SELECT pg_catalog.regexp_match(c.relname, '^(?:t|old)_(\d{1,18})_\d+$|^log_(\d{1,18})$') AS found
               FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class c ON c.oid = d.objid
-             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND c.relkind = 'r'
+             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND c.relkind IN ('r', 'f')
                AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = 'repart'::regnamespace
              UNION ALL
             SELECT pg_catalog.regexp_match(p.proname, '^capture_(\d{1,18})$')

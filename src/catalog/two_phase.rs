@@ -154,6 +154,15 @@ pub fn open_on(node: &str) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Those that were made for a purpose: names of nodes and transactions.
+pub fn of_purpose(purpose: &str) -> Result<Vec<(String, String)>> {
+    spi::query(
+        "SELECT node::text, gid FROM repart.two_phase WHERE purpose = $1 AND decision = 'commit' ORDER BY gid",
+        &[purpose.into()],
+        |row| Ok((row.get(1)?, row.get(2)?)),
+    )
+}
+
 /// Forgets a decision that was carried out.
 pub fn forget(gid: &str) -> Result<()> {
     spi::run("DELETE FROM repart.two_phase WHERE gid = $1", &[gid.into()])?;

@@ -96,18 +96,16 @@ pub fn drop_private(id: i64, how: How) -> Result<()> {
 /// Drops the private tables whose names match.
 fn drop_tables(pattern: &str) -> Result<()> {
     let tables: Vec<String> = spi::query(
-        "SELECT relname::text FROM pg_catalog.pg_class
-          WHERE relnamespace = $1::regnamespace AND relkind = 'r' AND relname ~ $2",
+        "SELECT pg_catalog.format('DROP %s IF EXISTS %I.%I',
+                                  CASE relkind WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, $1, relname)
+           FROM pg_catalog.pg_class
+          WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'f') AND relname ~ $2",
         &[names::SCHEMA.into(), pattern.into()],
         |row| row.get(1),
     )?;
-    for table in tables {
-        spi::execute(&format!(
-            "DROP TABLE IF EXISTS {}",
-            spi::quote_qualified_identifier(names::SCHEMA, &table)
-        ))?;
-    }
-    Ok(())
+    tables
+        .iter()
+        .try_for_each(|drop| spi::execute(drop).map(|_| ()))
 }
 
 /// Triggers are looked up by their function's number, so that a source that was renamed meanwhile is
@@ -144,9 +142,13 @@ fn marked_tables(id: i64) -> Result<Vec<pg_sys::Oid>> {
 pub fn finish(migration: &Migration) -> Result<()> {
     // Dropping a table with foreign keys locks the tables that they reference.
     locks::be_polite();
-    for n in 0..migration.spec.sources.len() {
+    for (n, source) in migration.spec.sources.iter().enumerate() {
+        let kind = match source.remote {
+            Some(_) => "FOREIGN TABLE",
+            None => "TABLE",
+        };
         spi::execute(&format!(
-            "DROP TABLE IF EXISTS {}",
+            "DROP {kind} IF EXISTS {}",
             names::retired(migration.id, n)
         ))?;
     }

@@ -49,6 +49,7 @@ pub fn same_for(wanted: &Wanted, other: pg_sys::Oid) -> Result<Wanted> {
             lower: written(&target.lower),
             upper: written(&target.upper),
             tablespace: target.tablespace.clone(),
+            node: target.node.clone(),
             ..Target::default()
         }
     });
@@ -56,7 +57,10 @@ pub fn same_for(wanted: &Wanted, other: pg_sys::Oid) -> Result<Wanted> {
         kind: wanted.kind,
         table: other,
         spec: Spec {
-            sources: pairs.iter().map(|(_, other)| source(other)).collect(),
+            sources: pairs
+                .iter()
+                .map(|(_, other)| source(other))
+                .collect::<Result<_>>()?,
             targets: targets.collect(),
             blocking: false,
         },
@@ -143,7 +147,7 @@ pub fn alignment(table: pg_sys::Oid, like: pg_sys::Oid) -> Result<Vec<Wanted>> {
         };
         let (sources, targets) = (&own[from..to], &others[other_from..other_to]);
         if sources.len() > 1 || targets.len() > 1 {
-            wanted.push(reshaping(table, sources, targets));
+            wanted.push(reshaping(table, sources, targets)?);
         }
         (from, other_from) = (to, other_to);
     }
@@ -189,7 +193,7 @@ fn contiguous(shards: &[Shard], from: usize) -> usize {
     to
 }
 
-fn reshaping(table: pg_sys::Oid, sources: &[Shard], like: &[Shard]) -> Wanted {
+fn reshaping(table: pg_sys::Oid, sources: &[Shard], like: &[Shard]) -> Result<Wanted> {
     let ends = (
         sources.first().and_then(|shard| shard.lower.clone()),
         sources.last().and_then(|shard| shard.upper.clone()),
@@ -209,7 +213,7 @@ fn reshaping(table: pg_sys::Oid, sources: &[Shard], like: &[Shard]) -> Wanted {
         },
         ..Target::default()
     });
-    Wanted {
+    Ok(Wanted {
         kind: match (sources.len(), like.len()) {
             (1, _) => Kind::Split,
             (_, 1) => Kind::Merge,
@@ -217,11 +221,11 @@ fn reshaping(table: pg_sys::Oid, sources: &[Shard], like: &[Shard]) -> Wanted {
         },
         table,
         spec: Spec {
-            sources: sources.iter().map(source).collect(),
+            sources: sources.iter().map(source).collect::<Result<_>>()?,
             targets: targets.collect(),
             blocking: false,
         },
-    }
+    })
 }
 
 fn different_keys(table: pg_sys::Oid, like: pg_sys::Oid) -> Result<Error> {

@@ -54,8 +54,13 @@ pub enum Batch {
 impl Batches {
     /// Blocks of the next batch: what was measured, or what `repart.max_copy_rate` allows in the time of one
     /// batch, so that the rate is kept by many small pauses and not by a burst and a long one.
-    fn next_blocks(&self) -> i64 {
+    pub fn next_blocks(&self) -> i64 {
         allowed(self.blocks, block_size() as f64)
+    }
+
+    /// Learns from the time that a batch of blocks took.
+    pub fn adapt_blocks(&mut self, seconds: f64) {
+        self.blocks = adapted(self.blocks, seconds, LARGEST_BATCH);
     }
 
     /// As [`Batches::next_blocks`], of rows of so many bytes.
@@ -143,7 +148,7 @@ fn block_batch(
         position = next_part(position);
     }
     journal::advance(&job.migration, &position, rows, bytes, seconds)?;
-    batches.blocks = adapted(batches.blocks, seconds, LARGEST_BATCH);
+    batches.adapt_blocks(seconds);
     Ok(Batch::Copied(throttle(bytes, seconds)))
 }
 

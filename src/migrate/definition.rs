@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+pub use crate::catalog::journal::KeyColumn;
 use crate::catalog::shards::ShardKey;
 use crate::error::{Error, Result};
 use crate::pg::{relation, spi};
@@ -117,20 +118,8 @@ fn read_index(row: &spi::Row) -> Result<Index> {
     })
 }
 
-/// A column of the key by which captured changes are noted.
-#[derive(Clone, Debug)]
-pub struct KeyColumn {
-    /// Its name.
-    pub name: String,
-    /// Its type and collation, as SQL writes them.
-    pub type_name: String,
-}
-
-/// The columns of the primary key, of the replica identity index, or of another unique index that is immediate,
-/// complete and without NULLs; none if there is no such index.
-fn key_columns(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
-    spi::query(
-        "SELECT a.attname::text,
+/// The query behind [`identity_key`], of the table `$1`.
+pub const KEY_COLUMNS: &str = "SELECT a.attname::text,
                 pg_catalog.format_type(a.atttypid, a.atttypmod)
                 || coalesce((SELECT pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname)
                                FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
@@ -145,10 +134,17 @@ fn key_columns(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
                 pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n)
            JOIN pg_catalog.pg_attribute a ON a.attnum = k.attnum
           WHERE a.attrelid = i.indrelid AND k.n <= i.indnkeyatts
-          ORDER BY k.n",
-        &[table.into()],
-        |row| Ok(KeyColumn { name: row.get(1)?, type_name: row.get(2)? }),
-    )
+          ORDER BY k.n";
+
+/// The columns of the primary key, of the replica identity index, or of another unique index that is immediate,
+/// complete and without NULLs; none if there is no such index.
+fn key_columns(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
+    spi::query(KEY_COLUMNS, &[table.into()], |row| {
+        Ok(KeyColumn {
+            name: row.get(1)?,
+            type_name: row.get(2)?,
+        })
+    })
 }
 
 /// Whether rows of a table can be told apart by a key.
@@ -174,6 +170,16 @@ pub fn identity_key(table: pg_sys::Oid) -> Result<Vec<KeyColumn>> {
 /// The columns of a table that can be written, quoted, in order: all but dropped and generated ones.
 pub fn writable_columns(table: pg_sys::Oid) -> Result<Vec<String>> {
     columns(table, "AND attgenerated = ''")
+}
+
+/// The names of [`writable_columns`].
+pub fn writable_names(table: pg_sys::Oid) -> Result<Vec<String>> {
+    spi::query(
+        "SELECT attname::text FROM pg_catalog.pg_attribute
+          WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
+        &[table.into()],
+        |row| row.get(1),
+    )
 }
 
 /// All columns of a table, quoted, in order.

@@ -2,10 +2,11 @@
 //! it may not, and drops what migrations had to leave.
 
 use crate::catalog::journal::Migration;
+use crate::catalog::node_objects;
 use crate::catalog::retained::{self, Keeper};
 use crate::error::Result;
 use crate::migrate::clean::{self, How};
-use crate::migrate::retain;
+use crate::migrate::{away, retain};
 use crate::pg::txn;
 
 /// One round, outside of a transaction. Whatever a lock denies is tried again in the next one; an error of one
@@ -21,6 +22,9 @@ pub fn round() -> Result<()> {
     }
     for number in txn::run(retained::leftovers)? {
         note(txn::run(|| clean::drop_private(number, How::Thoroughly)));
+    }
+    for made in txn::run(node_objects::leftovers)? {
+        note(away::clean::drop_there(&made));
     }
     first.map_or(Ok(()), Err)
 }

@@ -41,6 +41,8 @@ impl Job {
             key: shards::key(migration.relation)?,
             identity: if migration.spec.blocking {
                 Vec::new()
+            } else if migration.spec.first_source()?.remote.is_some() {
+                migration.position.identity.clone()
             } else {
                 definition::identity_key(first)?
             },
@@ -125,6 +127,16 @@ impl Job {
     /// Columns that a copy writes, as SQL lists them.
     pub fn writable_columns(&self) -> Result<String> {
         Ok(definition::writable_columns(self.first_source()?)?.join(", "))
+    }
+
+    /// Names of the columns that a copy writes.
+    pub fn column_names(&self) -> Result<Vec<String>> {
+        definition::writable_names(self.migration.relation)
+    }
+
+    /// Whether a node has a part in the migration.
+    pub fn is_away(&self) -> bool {
+        self.migration.spec.is_away()
     }
 
     /// What the targets are made from, as it is now.

@@ -10,7 +10,7 @@ use crate::settings;
 
 /// How long a lock of ours may be waited for. Less than `deadlock_timeout` in any case: a client who holds a
 /// shard and asks for another, or for the table, would be made the victim of a deadlock, and must never be.
-fn limit() -> Duration {
+pub fn limit() -> Duration {
     settings::lock_timeout().min(lock::deadlock_timeout() / 2)
 }
 
@@ -42,10 +42,10 @@ impl Patience {
         Self(Instant::now() + limit())
     }
 
-    /// Locks one table, not its partitions, or fails when the time is over. `table` is as SQL writes it.
-    pub fn lock(&self, table: &str, mode: &str) -> Result<()> {
+    /// Locks one table, not its partitions, or fails when the time is over.
+    pub fn lock(&self, table: pg_sys::Oid, mode: &str) -> Result<()> {
         set_timeout(self.0.saturating_duration_since(Instant::now()));
-        lock(table, mode)
+        lock_all(&[table], mode)
     }
 }
 
@@ -57,9 +57,13 @@ pub fn lock(table: &str, mode: &str) -> Result<()> {
 
 /// Locks tables, not their partitions, in the order given.
 pub fn lock_all(relations: &[pg_sys::Oid], mode: &str) -> Result<()> {
-    relations
-        .iter()
-        .try_for_each(|table| lock(&name(*table)?, mode))
+    relations.iter().try_for_each(|table| {
+        if relation::is_foreign(*table)? {
+            lock::foreign(*table, mode);
+            return Ok(());
+        }
+        lock(&name(*table)?, mode)
+    })
 }
 
 /// A table that is to be locked, as SQL writes it.

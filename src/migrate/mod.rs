@@ -2,6 +2,7 @@
 //! `repart_core::state`; `drive.rs` takes one migration from where the journal says it is to its end.
 
 pub mod apply;
+pub mod away;
 pub mod blocking;
 pub mod capture;
 pub mod catch_up;

@@ -12,7 +12,7 @@ const LONG_TRANSACTION: &str = "500 ms";
 
 /// What a switch locks, in this order: tables that reference the table, since their clients come from there; the
 /// table, its sources, and the DEFAULT partition, whose bound changes with theirs; what the table references, on
-/// which there are triggers of its foreign keys. LOCK TABLE takes no foreign tables.
+/// which there are triggers of its foreign keys.
 pub fn concerned(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
     let table = migration.relation;
     let sources = migration.spec.source_oids();
@@ -21,8 +21,9 @@ pub fn concerned(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
     relations.extend(spi::query_kept(
         "SELECT i.inhrelid FROM pg_catalog.pg_inherits i
                JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
-               JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind <> 'f'
-              WHERE i.inhparent = $1 AND (i.inhrelid = ANY ($2) OR i.inhrelid = p.partdefid)
+               JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+              WHERE i.inhparent = $1
+                AND (i.inhrelid = ANY ($2) OR i.inhrelid = p.partdefid AND c.relkind <> 'f')
               ORDER BY i.inhrelid",
         &[table.into(), sources.clone().into()],
         |row| row.get::<pg_sys::Oid>(1),

@@ -2,12 +2,11 @@
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::{Kind, Source, Spec, Target};
+use crate::catalog::journal::{Kind, Remote, Source, Spec, Target};
 use crate::catalog::nodes;
 use crate::catalog::shards::{self, Shard, ShardKey};
 use crate::catalog::tables;
 use crate::error::{Error, Result};
-use crate::manage::leaf_keys;
 use crate::pg::{literal, relation, role, spi};
 
 /// A migration that was asked for.
@@ -46,7 +45,7 @@ pub fn split(shard: pg_sys::Oid, at: &[String]) -> Result<Wanted> {
         kind: Kind::Split,
         table,
         spec: Spec {
-            sources: vec![source(&shard)],
+            sources: vec![source(&shard)?],
             targets,
             blocking: false,
         },
@@ -88,7 +87,7 @@ pub fn merge(wanted: &[pg_sys::Oid]) -> Result<Wanted> {
     let lower = sources.first().and_then(|shard| shard.lower.clone());
     let upper = sources.last().and_then(|shard| shard.upper.clone());
     let spec = Spec {
-        sources: sources.iter().map(source).collect(),
+        sources: sources.iter().map(source).collect::<Result<_>>()?,
         targets: vec![target(lower, upper)],
         blocking: false,
     };
@@ -138,27 +137,32 @@ pub fn shift(lower: pg_sys::Oid, upper: pg_sys::Oid, boundary: &str) -> Result<W
         kind: Kind::Shift,
         table,
         spec: Spec {
-            sources: vec![source(&low), source(&high)],
+            sources: vec![source(&low)?, source(&high)?],
             targets,
             blocking: false,
         },
     })
 }
 
-/// A shard changes its tablespace.
+/// A shard changes its place: its tablespace, or its node.
 pub fn relocate(
     shard: pg_sys::Oid,
     node: Option<&str>,
     tablespace: Option<&str>,
 ) -> Result<Wanted> {
     let (table, shard) = managed_shard(shard)?;
-    if let Some(node) = node.filter(|node| *node != nodes::LOCAL) {
-        require_can_leave(table, node)?;
-        return Err(Error::Unsupported {
-            what: "shards cannot be moved to other nodes yet".to_owned(),
-            detail: String::new(),
-            hint: "Only to node \"local\"; give a tablespace.".to_owned(),
-        });
+    let place = role::as_superuser(|| nodes::place(shard.oid))?;
+    let from = place
+        .as_ref()
+        .map_or(nodes::LOCAL, |(node, _, _)| node.as_str());
+    if let Some(node) = node.filter(|node| *node != from) {
+        return to_node(table, &shard, node, tablespace);
+    }
+    if from != nodes::LOCAL {
+        return Err(invalid(
+            &format!("shard \"{}\" is on node \"{from}\"", shard.name),
+            "Give another node: repart_move(shard, node => 'name'); its tablespace is that of the table there.",
+        ));
     }
     let Some(tablespace) = tablespace else {
         return Err(invalid(
@@ -185,7 +189,7 @@ pub fn relocate(
         ..Target::default()
     };
     let spec = Spec {
-        sources: vec![source(&shard)],
+        sources: vec![source(&shard)?],
         targets: vec![moved],
         blocking: false,
     };
@@ -196,9 +200,14 @@ pub fn relocate(
     })
 }
 
-/// Fails if the node cannot have shards of the table.
-fn require_can_leave(table: pg_sys::Oid, node: &str) -> Result<()> {
-    if role::as_superuser(|| nodes::find(node))?.is_none() {
+/// A shard goes to another node.
+fn to_node(
+    table: pg_sys::Oid,
+    shard: &Shard,
+    node: &str,
+    tablespace: Option<&str>,
+) -> Result<Wanted> {
+    if role::as_superuser(|| nodes::find(node))?.is_none() && node != nodes::LOCAL {
         return Err(Error::Missing {
             what: format!("node \"{node}\" does not exist"),
             hint: format!(
@@ -207,20 +216,29 @@ fn require_can_leave(table: pg_sys::Oid, node: &str) -> Result<()> {
             ),
         });
     }
-    let indexes = leaf_keys::obstacles(table)?;
-    if indexes.is_empty() {
-        return Ok(());
+    if tablespace.is_some() && node != nodes::LOCAL {
+        return Err(invalid(
+            "a tablespace on another node cannot be chosen",
+            "Leave it out: the table goes to the default tablespace of the database there.",
+        ));
     }
-    let name = relation::display_name(table)?;
-    Err(Error::Prerequisite {
-        what: format!(
-            "table \"{name}\" has unique indexes ({}), with which PostgreSQL admits no shards on other servers",
-            indexes.join(", ")
-        ),
-        hint: format!(
-            "Run SELECT repart_manage({}, leaf_keys => true), which moves them to the shards.",
-            spi::quote_literal(relation::name(table)?)
-        ),
+    let target = Target {
+        name: Some(shard.name.clone()),
+        lower: shard.lower.clone(),
+        upper: shard.upper.clone(),
+        tablespace: tablespace.map(str::to_owned),
+        node: (node != nodes::LOCAL).then(|| node.to_owned()),
+        ..Target::default()
+    };
+    let spec = Spec {
+        sources: vec![source(shard)?],
+        targets: vec![target],
+        blocking: false,
+    };
+    Ok(Wanted {
+        kind: Kind::Move,
+        table,
+        spec,
     })
 }
 
@@ -239,15 +257,25 @@ fn managed_shard(shard: pg_sys::Oid) -> Result<(pg_sys::Oid, Shard)> {
     Ok((table, shard))
 }
 
-pub(super) fn source(shard: &Shard) -> Source {
-    Source {
+pub(super) fn source(shard: &Shard) -> Result<Source> {
+    let place = if shard.is_foreign {
+        role::as_superuser(|| nodes::place(shard.oid))?
+    } else {
+        None
+    };
+    Ok(Source {
         oid: shard.oid.to_u32(),
         schema: shard.schema.clone(),
         name: shard.name.clone(),
         lower: shard.lower.clone(),
         upper: shard.upper.clone(),
         tablespace: shard.tablespace.clone(),
-    }
+        remote: place.map(|(node, schema, table)| Remote {
+            node,
+            schema,
+            table,
+        }),
+    })
 }
 
 fn target(lower: Option<String>, upper: Option<String>) -> Target {

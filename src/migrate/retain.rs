@@ -25,7 +25,7 @@ use crate::settings;
 pub fn keep(job: &Job, made: &[pg_sys::Oid]) -> Result<()> {
     let seconds = settings::retain_source().as_secs_f64();
     // A table that stays is no old shard.
-    if seconds == 0.0 || job.kept().next().is_some() {
+    if seconds == 0.0 || job.is_away() || job.kept().next().is_some() {
         return Ok(());
     }
     let sources = job.source_oids();
@@ -88,6 +88,7 @@ fn reverse_of(job: &Job, number: i64, made: &[pg_sys::Oid]) -> Result<Migration>
             lower: target.lower.clone(),
             upper: target.upper.clone(),
             tablespace: None,
+            remote: None,
         })
         .collect();
     let copied = &original.position.copied;

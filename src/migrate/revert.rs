@@ -52,7 +52,7 @@ fn reverse(original: &Migration) -> Result<(Wanted, Origin)> {
         kind: original.kind.reverse(),
         table: original.relation,
         spec: Spec {
-            sources: made.iter().map(request::source).collect(),
+            sources: made.iter().map(request::source).collect::<Result<_>>()?,
             targets: old_shards(original, &made)?,
             blocking: original.spec.blocking,
         },
@@ -167,6 +167,8 @@ pub fn target(source: &Source) -> Target {
         tablespace: None,
         keeps: None,
         outgrown: false,
+        node: source.remote.as_ref().map(|remote| remote.node.clone()),
+        remote: None,
     }
 }
 

@@ -11,7 +11,7 @@
 //! - [`watch`] asks all nodes for that, again and again, without one waiting for another.
 
 mod check;
-mod connect;
+pub mod connect;
 mod facts;
 mod reading;
 pub mod registry;

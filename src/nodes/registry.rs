@@ -3,7 +3,7 @@
 use pgrx::notice;
 
 use crate::catalog::nodes::{self, LOCAL, Node};
-use crate::catalog::{journal, two_phase};
+use crate::catalog::{journal, node_objects, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::check;
 use crate::nodes::facts::Facts;
@@ -122,6 +122,13 @@ pub fn remove(name: &str) -> Result<()> {
                 "Move them away first: SELECT repart_drain_node({}) lets it receive no more.",
                 spi::quote_literal(name)
             ),
+        ));
+    }
+    if let Some(migration) = node_objects::on(name)?.first() {
+        return Err(in_use(
+            name,
+            &format!("has, or may have, something that migration {migration} made"),
+            "It is dropped as soon as the migration has ended and the node answers.",
         ));
     }
     let replicas = nodes::replicas(name)?;

@@ -21,6 +21,14 @@ pub fn share_update_exclusive(relation: pg_sys::Oid) {
     lock(relation, pg_sys::ShareUpdateExclusiveLock);
 }
 
+/// Locks a foreign table, which LOCK TABLE does not.
+pub fn foreign(relation: pg_sys::Oid, mode: &str) {
+    match mode {
+        "ACCESS EXCLUSIVE" => access_exclusive(relation),
+        _ => share_update_exclusive(relation),
+    }
+}
+
 fn lock(relation: pg_sys::Oid, mode: u32) {
     // SAFETY: inside a transaction, as all our code is; the OID need not exist: callers look afterwards.
     unsafe { pg_sys::LockRelationOid(relation, mode as i32) }

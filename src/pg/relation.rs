@@ -44,6 +44,16 @@ pub fn exists(relation: pg_sys::Oid) -> Result<bool> {
     Ok(found.unwrap_or(false))
 }
 
+/// Whether it is a foreign table.
+pub fn is_foreign(relation: pg_sys::Oid) -> Result<bool> {
+    let found = spi::query_kept(
+        "SELECT relkind = 'f' FROM pg_catalog.pg_class WHERE oid = $1",
+        &[relation.into()],
+        |row| row.get(1),
+    )?;
+    Ok(found.first() == Some(&true))
+}
+
 /// Its owner.
 pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
     spi::value(
@@ -51,6 +61,15 @@ pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
         &[relation.into()],
     )?
     .ok_or_else(|| missing(relation))
+}
+
+/// The name of a role.
+pub fn role_name(role: pg_sys::Oid) -> Result<String> {
+    let name = spi::value::<String>(
+        "SELECT pg_catalog.pg_get_userbyid($1)::text",
+        &[role.into()],
+    )?;
+    Ok(name.unwrap_or_default())
 }
 
 /// Fails unless the current role owns the relation, or its owner's role.

@@ -53,6 +53,16 @@ pub fn run_at<T>(isolation: Isolation, body: impl FnOnce() -> Result<T>) -> Resu
     outcome
 }
 
+/// Runs `body`, which talks to other servers, without a transaction: no snapshot keeps VACUUM from its work meanwhile.
+pub fn outside<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outcome = caught(body);
+    if outcome.is_err() {
+        // SAFETY: valid in any transaction state.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}
+
 /// Runs a `VACUUM` command, which manages transactions of its own and so cannot go through SPI.
 pub fn vacuum(command: &str) -> Result<()> {
     let command =

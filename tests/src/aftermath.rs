@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::cluster::Cluster;
 use crate::repart::Session;
 use crate::wait::LONG;
 
@@ -76,6 +77,57 @@ pub fn assert_nothing_left(session: &mut Session) {
                     .into_iter()
                     .map(|name| format!("{what}: {name}")),
             );
+        }
+        if found.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {found:#?}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// What a migration may have made on a node, but for the shards that are there.
+const LEFTOVERS_THERE: [(&str, &str); 5] = [
+    (
+        "relations in schema repart_shards",
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'repart_shards' AND c.relkind = 'r' AND c.relname ~ '^(move|log|old)_'",
+    ),
+    (
+        "functions in schema repart_shards",
+        "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.nspname = 'repart_shards'",
+    ),
+    (
+        "triggers",
+        "SELECT tgrelid::regclass || ': ' || tgname FROM pg_trigger WHERE tgname LIKE 'repart%'",
+    ),
+    ("prepared transactions", "SELECT gid FROM pg_prepared_xacts"),
+    (
+        "sessions of movers",
+        "SELECT DISTINCT pid::text FROM pg_locks WHERE locktype = 'advisory'",
+    ),
+];
+
+/// Proves that no migration has left anything on a node that holds so many shards.
+///
+/// # Panics
+/// Panics with what is left.
+pub fn assert_nothing_left_on(cluster: &Cluster, shards: i64) {
+    let mut session = Session::open(cluster, "postgres");
+    let deadline = Instant::now() + LONG / 3;
+    loop {
+        let mut found = Vec::new();
+        for (what, sql) in LEFTOVERS_THERE {
+            let names = session.texts(sql).into_iter();
+            found.extend(names.map(|name| format!("{what}: {name}")));
+        }
+        let tables = session.texts(
+            "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE n.nspname = 'repart_shards' AND c.relkind = 'r' AND c.relname !~ '^(move|log|old)_'",
+        );
+        if i64::try_from(tables.len()).unwrap() != shards {
+            found.push(format!("{shards} shards expected: {tables:?}"));
         }
         if found.is_empty() {
             return;

@@ -15,6 +15,7 @@ use repart_core::state::State;
 use crate::catalog::journal::{self, Position};
 use crate::catalog::{control, cutovers};
 use crate::error::Result;
+use crate::migrate::away::{self, Links};
 use crate::migrate::job::Job;
 use crate::migrate::{capture, default_partition, locks, obstacle, preflight, retain, verify};
 use crate::pg::{guc, relation, snapshot_guard, spi};
@@ -34,12 +35,12 @@ pub enum Attempt {
 /// Tries to switch all of `jobs`, which belong together, if at most `few` captured changes are left before the locks
 /// are asked for, and not many more after. One transaction, which the caller commits; it has changed nothing unless
 /// [`Attempt::Switched`]. `hold` is called at its end, for tests.
-pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
+pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -> Result<Attempt> {
     let relations = public_relations(jobs)?;
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
-    let waiting = pending(jobs)?;
+    let waiting = pending(jobs, links)?;
     if waiting > few {
         return Ok(Attempt::Behind(waiting));
     }
@@ -52,8 +53,16 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
     for job in jobs {
         control::require_wanted(job.id())?;
     }
+    for job in jobs.iter().filter(|job| job.is_away()) {
+        away::switch::require_ready(job, links.of(job)?)?;
+    }
     let begun = Instant::now();
     lock_public(&relations)?;
+    for job in jobs.iter().filter(|job| job.is_away()) {
+        let ends = links.open(job)?;
+        away::switch::hurry(ends);
+        away::switch::lock_out(ends)?;
+    }
     for job in jobs {
         let wanted = job.public_relations()?;
         if wanted.iter().any(|relation| !relations.contains(relation)) {
@@ -62,14 +71,18 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
             ));
         }
     }
-    let pending = pending(jobs)?;
+    let pending = pending(jobs, links)?;
     if pending > 2 * few {
         return Ok(Attempt::Behind(pending));
     }
     let mut models = Vec::new();
     for job in jobs {
         models.push(read_model(job)?);
-        verify::apply_and_compare_last(job)?;
+        if job.is_away() {
+            away::verify::apply_and_compare_last(job, links.open(job)?)?;
+        } else {
+            verify::apply_and_compare_last(job)?;
+        }
     }
     let changed = switch(jobs, &models)?;
     for job in jobs {
@@ -77,15 +90,22 @@ pub fn attempt(jobs: &[Job], few: i64, hold: impl FnOnce()) -> Result<Attempt> {
         journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
     }
     record(&changed)?;
+    for job in jobs.iter().filter(|job| job.is_away()) {
+        away::switch::hand_over(job, links.open(job)?)?;
+    }
     hold();
     Ok(Attempt::Switched)
 }
 
 /// Captured changes that wait, in all logs.
-fn pending(jobs: &[Job]) -> Result<i64> {
+fn pending(jobs: &[Job], links: &mut Links) -> Result<i64> {
     let mut sum = 0;
     for job in jobs {
-        sum += capture::pending(&job.migration)?;
+        sum += if job.is_away() {
+            away::capture::pending(job, links.of(job)?)?
+        } else {
+            capture::pending(&job.migration)?
+        };
     }
     Ok(sum)
 }
@@ -121,7 +141,9 @@ fn switch(jobs: &[Job], models: &[Model]) -> Result<Vec<pg_sys::Oid>> {
         let done = keep::move_rows(job)?;
         keep::step_aside(job)?;
         for (n, oid) in targets.iter().enumerate() {
-            if job.kept().all(|kept| kept.n != n) {
+            if job.is_away() {
+                away::switch::publish(job, *oid)?;
+            } else if job.kept().all(|kept| kept.n != n) {
                 publish::target(job, n, *oid, model)?;
             }
         }
@@ -156,7 +178,8 @@ fn lock_private(jobs: &[Job]) -> Result<()> {
     guc::set_for_transaction("lock_timeout", "5s");
     for job in jobs {
         for (n, _) in job.rebuilt_targets() {
-            locks::lock(&job.target_name(n), "ACCESS EXCLUSIVE")?;
+            let target = relation::find(&job.target_name(n))?;
+            locks::lock_all(&[target], "ACCESS EXCLUSIVE")?;
         }
     }
     Ok(())
@@ -173,7 +196,7 @@ fn lock_out_maintenance(relations: &[pg_sys::Oid]) -> Result<()> {
 fn lock_public(relations: &[pg_sys::Oid]) -> Result<()> {
     let patience = locks::Patience::begin();
     for table in relations {
-        patience.lock(&locks::name(*table)?, "ACCESS EXCLUSIVE")?;
+        patience.lock(*table, "ACCESS EXCLUSIVE")?;
     }
     locks::be_polite();
     Ok(())

@@ -1,6 +1,7 @@
 //! Takes one migration from where the journal says it is to its end, through errors and waits; with it those of the
 //! tables that are colocated with its own, which it leads.
 
+mod away_steps;
 mod steps;
 mod switch;
 
@@ -11,6 +12,7 @@ use repart_core::state::State;
 use crate::catalog::control::{self, Wish};
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
+use crate::migrate::away::{self, Links};
 use crate::migrate::job::Job;
 use crate::migrate::pace::Pace;
 use crate::migrate::{
@@ -77,6 +79,8 @@ pub struct Drive {
     copied_in_vain: u32,
     /// The last error after the switch, so that one that stays is logged once.
     logged: String,
+    /// Connections to nodes.
+    links: Links,
     /// The state of the last step, and how many steps this mover has begun in it.
     visits: (State, u32),
 }
@@ -96,6 +100,7 @@ impl Drive {
             kept_up: Instant::now(),
             copied_in_vain: 0,
             logged: String::new(),
+            links: Links::default(),
             visits: (State::Queued, 0),
         }
     }
@@ -117,6 +122,10 @@ impl Drive {
             }
             self.report(migration);
             let outcome = self.step(migration.clone(), &group);
+            if outcome.is_err() {
+                // What is not committed on a node must not be, and what it still says would be taken for an answer.
+                self.links.close();
+            }
             self.after(migration, &group, outcome)?;
         }
     }
@@ -206,7 +215,11 @@ impl Drive {
                 Err(cause) if cause.is_transient() => background::wait(self.backoff),
                 // A user's cancel was first: it has ended already.
                 Err(Error::Superseded(_)) => return Ok(()),
-                outcome => return outcome,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.links.close();
+                    return group.iter().try_for_each(away::clean::after_end);
+                }
             }
             self.backoff = (self.backoff * 2).min(BACKOFF.1);
         }
@@ -221,10 +234,11 @@ impl Drive {
             State::CatchingUp | State::Verifying | State::CuttingOver => {
                 let job = txn::run(|| Job::load(migration))?;
                 self.apply_log(&job)?;
-                txn::run(|| watch_backlog(&job.migration))?;
+                self.watch_backlog(&job)?;
             }
             State::Copying => {
-                txn::run(|| watch_backlog(&migration))?;
+                let job = txn::run(|| Job::load(migration))?;
+                self.watch_backlog(&job)?;
             }
             _ => {}
         }
@@ -247,13 +261,17 @@ impl Drive {
         }
         match migration.state {
             State::Queued => to(&migration, State::Preparing),
+            State::Preparing if migration.spec.is_away() => self.prepare_away(&migration),
             State::Preparing => steps::prepare(migration),
             State::Copying => self.copy(migration),
             State::CatchingUp => self.catch_up(migration),
             State::Verifying => self.verify(migration, group),
             State::CuttingOver if migration.spec.blocking => self.cut_over_blocking(migration),
             State::CuttingOver => self.cut_over(group),
-            State::Cleaning => steps::finish(&migration, group),
+            State::Cleaning => {
+                self.links.close();
+                steps::finish(&migration, group)
+            }
             State::Done | State::Cancelled | State::Failed => Ok(Next::Continue),
         }
     }
@@ -263,7 +281,11 @@ impl Drive {
         let begun = Instant::now();
         let batch = txn::run(|| {
             locks::be_polite();
-            let batch = copy::batch(&job, &mut self.batches)?;
+            let batch = if job.is_away() {
+                away::copy::batch(&job, self.links.of(&job)?, &mut self.batches)?
+            } else {
+                copy::batch(&job, &mut self.batches)?
+            };
             hold::inside(self.id, "copied");
             Ok(batch)
         })?;
@@ -272,13 +294,14 @@ impl Drive {
             .is_none_or(|counted| counted.elapsed() > BACKLOG_INTERVAL)
         {
             self.counted = Some(Instant::now());
-            txn::run(|| watch_backlog(&job.migration))?;
+            self.watch_backlog(&job)?;
         }
         match batch {
             copy::Batch::Copied(pause) => {
                 let rest = self.pace.rest_after(begun.elapsed());
                 Ok(Next::Pause(pause.max(rest)))
             }
+            copy::Batch::Finished if job.is_away() => self.finish_copy_away(&job),
             copy::Batch::Finished => steps::finish_copy(&job, self.pace.gives_way()),
         }
     }
@@ -286,7 +309,7 @@ impl Drive {
     fn catch_up(&mut self, migration: Migration) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
         let applied = self.apply_log(&job)?;
-        let pending = txn::run(|| watch_backlog(&job.migration))?;
+        let pending = self.watch_backlog(&job)?;
         if pending <= self.few_changes(settings::max_pause().as_secs_f64() / 2.0) {
             return to(&job.migration, State::Verifying);
         }
@@ -295,6 +318,9 @@ impl Drive {
 
     fn verify(&mut self, migration: Migration, group: &[Migration]) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
+        if job.is_away() {
+            return self.verify_away(&job, group);
+        }
         let complete = verify::all(&job, |worked| self.between_ranges(&job, group, worked))?;
         if !complete {
             self.apply_log(&job)?;
@@ -310,7 +336,7 @@ impl Drive {
         loop {
             self.keep_up(&job.migration, group)?;
             self.apply_log(job)?;
-            txn::run(|| watch_backlog(&job.migration))?;
+            self.watch_backlog(job)?;
             match txn::run(|| control::wish(job.id()))? {
                 Wish::Proceed => return Ok(()),
                 Wish::Rest => background::wait(REST),
@@ -328,7 +354,7 @@ impl Drive {
             if member.id != at_work.id && member.state == State::CuttingOver {
                 let job = txn::run(|| Job::load(member.clone()))?;
                 self.apply_log(&job)?;
-                txn::run(|| watch_backlog(&job.migration))?;
+                self.watch_backlog(&job)?;
             }
         }
         self.kept_up = Instant::now();
@@ -338,11 +364,15 @@ impl Drive {
     /// Applies what the log has now; measures how fast that goes.
     fn apply_log(&mut self, job: &Job) -> Result<i64> {
         let begun = Instant::now();
-        let applied = txn::run_at(Isolation::RepeatableRead, || {
-            let applied = catch_up::round(job)?;
-            hold::inside(self.id, "applied");
-            Ok(applied)
-        })?;
+        let applied = if job.is_away() {
+            self.round_away(job)?
+        } else {
+            txn::run_at(Isolation::RepeatableRead, || {
+                let applied = catch_up::round(job)?;
+                hold::inside(self.id, "applied");
+                Ok(applied)
+            })?
+        };
         self.consumed += applied;
         if self.consumed >= MANY_CONSUMED {
             self.vacuum_log(job)?;
@@ -357,7 +387,22 @@ impl Drive {
     /// Empties the pages of the log of what was consumed: a switch reads them all, several times, under its lock.
     fn vacuum_log(&mut self, job: &Job) -> Result<()> {
         self.consumed = 0;
+        if job.is_away() {
+            return self.vacuum_log_away(job);
+        }
         txn::vacuum(&format!("VACUUM (TRUNCATE off) {}", names::log(job.id())))
+    }
+
+    /// Counts what waits in the log, wherever that is.
+    fn watch_backlog(&mut self, job: &Job) -> Result<i64> {
+        txn::run(|| {
+            let pending = if job.is_away() {
+                away::capture::pending(job, self.links.of(job)?)?
+            } else {
+                capture::pending(&job.migration)?
+            };
+            require_backlog(&job.migration, pending)
+        })
     }
 
     /// How many captured changes can be applied within these seconds.
@@ -396,7 +441,10 @@ fn behind(pending: i64, applied: i64) -> Next {
 
 /// A log that grows without end is given up, so that it fills no disk.
 fn watch_backlog(migration: &Migration) -> Result<i64> {
-    let pending = capture::pending(migration)?;
+    require_backlog(migration, capture::pending(migration)?)
+}
+
+fn require_backlog(migration: &Migration, pending: i64) -> Result<i64> {
     journal::set_lag(migration.id, pending)?;
     if pending > settings::max_backlog() {
         return Err(Error::Backlog(pending, settings::max_backlog()));

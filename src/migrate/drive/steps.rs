@@ -9,7 +9,7 @@ use crate::catalog::outcomes::{self, NewOutcome};
 use crate::error::Result;
 use crate::migrate::job::Job;
 use crate::migrate::{
-    blocking, clean, copy, default_partition, hold, index, janitor, locks, prepare, retain,
+    away, blocking, clean, copy, default_partition, hold, index, janitor, locks, prepare, retain,
 };
 use crate::pg::background;
 use crate::pg::txn;
@@ -92,6 +92,10 @@ pub fn prove_default(job: &Job) -> Result<()> {
 pub fn finish(migration: &Migration, group: &[Migration]) -> Result<Next> {
     if migration.spec.blocking {
         blocking::vacuum(migration)?;
+    }
+    if migration.spec.is_away() {
+        away::switch::finish_prepared(migration)?;
+        away::clean::after_end(migration)?;
     }
     txn::run(|| {
         // Dropping a table with foreign keys locks the tables that they reference.

@@ -1,7 +1,7 @@
 //! Trying to cut over until it works, or has been tried for long enough.
 
 use super::steps::prove_default;
-use super::{Drive, MAX_COPIES_IN_VAIN, Next, behind, watch_backlog};
+use super::{Drive, MAX_COPIES_IN_VAIN, Next, behind};
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
 use crate::migrate::cutover::{self, Attempt};
@@ -33,8 +33,14 @@ impl Drive {
             return Ok(Next::Continue);
         };
         let few = self.few_changes(seconds * self.share_of_pause());
-        let attempt =
-            txn::run(|| cutover::attempt(&jobs, few, || hold::inside(self.id, "switched")));
+        let id = self.id;
+        let attempt = txn::run(|| {
+            cutover::attempt(&jobs, few, &mut self.links, || hold::inside(id, "switched"))
+        });
+        if !matches!(attempt, Ok(Attempt::Switched)) {
+            // With its transactions on nodes, which hold locks there.
+            self.links.close();
+        }
         let next = match attempt {
             Ok(Attempt::Switched) => return Ok(Next::Continue),
             Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
@@ -48,7 +54,7 @@ impl Drive {
             Err(error) => return Err(error),
         };
         for job in &jobs {
-            txn::run(|| watch_backlog(&job.migration))?;
+            self.watch_backlog(job)?;
         }
         if let Next::Retry(reason) = &next {
             patience::require(group, reason)?;

@@ -10,7 +10,7 @@ use crate::catalog::journal::Spec;
 use crate::catalog::shards;
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{publications, target};
+use crate::migrate::{away, publications, target};
 use crate::pg::relation;
 
 /// Checks what is to be done to a table.
@@ -50,6 +50,9 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     target::agreement::check(&spec.sources)?;
     if let Some(owner) = owners.first() {
         target::rights::check(table, *owner)?;
+    }
+    if spec.is_away() {
+        return away::preflight::check(table, spec);
     }
     for target in &spec.targets {
         target

@@ -26,9 +26,14 @@ pub fn require_space(spec: &Spec) -> Result<()> {
     let needed = spi::query_value::<i64>(
         "SELECT coalesce(sum(pg_catalog.pg_total_relation_size(oid)), 0)::int8
            FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
-        &[sources.clone().into()],
+        &[sources.into()],
     )?;
-    let needed = u64::try_from(needed.unwrap_or(0)).unwrap_or(0);
+    require_here(spec, u64::try_from(needed.unwrap_or(0)).unwrap_or(0))
+}
+
+/// Fails unless so many bytes fit where the targets go to.
+pub fn require_here(spec: &Spec, needed: u64) -> Result<()> {
+    let sources = spec.source_oids();
     let named: Vec<&str> = spec
         .targets
         .iter()

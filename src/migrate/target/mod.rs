@@ -22,6 +22,7 @@ mod triggers;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::migrate::names;
 use crate::pg::spi;
 
 /// When a part is made.
@@ -126,6 +127,40 @@ fn read(relations: Vec<pg_sys::Oid>, name: Option<&str>) -> Result<Vec<(pg_sys::
 pub fn parts(shard: pg_sys::Oid, name: &str) -> Result<Vec<Part>> {
     let parts = read(vec![shard], Some(name))?;
     Ok(parts.into_iter().map(|(_, part)| part).collect())
+}
+
+/// As [`parts`], of a table of another server: `ask` gets a query there of so many columns, all of type text. Without
+/// the CHECK constraint on the bound, which every shard on a node has and its replacement gets anew.
+pub fn parts_elsewhere(
+    table: &str,
+    name: &str,
+    ask: impl FnOnce(&str, usize) -> Result<Vec<Vec<Option<String>>>>,
+) -> Result<Vec<Part>> {
+    let sql = query()
+        .replace(
+            "$1",
+            &format!("ARRAY[{}::regclass::oid]", spi::quote_literal(table)),
+        )
+        .replace("$2", &spi::quote_literal(name))
+        .replace(
+            "= 'repart'::regnamespace",
+            "IN (SELECT oid FROM pg_namespace WHERE nspname IN ('repart', 'repart_shards'))",
+        );
+    let sql = format!("SELECT phase, object, statement FROM ({sql}) x");
+    let mut parts = Vec::new();
+    for row in ask(&sql, 3)? {
+        let mut row = row.into_iter().map(Option::unwrap_or_default);
+        let mut next = || row.next().unwrap_or_default();
+        parts.push(Part {
+            phase: Phase::parse(&next())?,
+            object: next(),
+            statement: next(),
+            same: None,
+        });
+    }
+    let bound = format!("constraint \"{}\"", names::BOUND_CONSTRAINT);
+    parts.retain(|part| !part.object.ends_with(&bound));
+    Ok(parts)
 }
 
 /// The statements of one phase.

@@ -57,16 +57,16 @@ pub fn converse(connections: &mut [&mut Connection], deadline: Instant) -> Resul
 }
 
 /// What a wait ended with.
-struct Occurred {
+pub(super) struct Occurred {
     /// Whether somebody woke this process.
-    woken: bool,
+    pub(super) woken: bool,
     /// The connections whose sockets are ready.
-    ready: Vec<usize>,
+    pub(super) ready: Vec<usize>,
 }
 
 /// Waits until one of the sockets (of so-many-th connections, for these events) is ready, the time is over, or somebody
 /// wakes this process; serves interrupts.
-fn wait(sockets: &[(usize, c_int, u32)], milliseconds: i64) -> Result<Occurred> {
+pub(super) fn wait(sockets: &[(usize, c_int, u32)], milliseconds: i64) -> Result<Occurred> {
     // Before the sockets there are the latch and the postmaster.
     let count = c_int::try_from(sockets.len() + 2)
         .map_err(|_| Error::Internal("too many connections".to_owned()))?;
@@ -115,7 +115,7 @@ fn wait(sockets: &[(usize, c_int, u32)], milliseconds: i64) -> Result<Occurred> 
 
 impl Connection {
     /// Does what can be done without waiting; returns for which events of its socket to wait next.
-    fn advance(&mut self) -> u32 {
+    pub(super) fn advance(&mut self) -> u32 {
         loop {
             match self.stage {
                 Stage::Broken => return 0,
@@ -167,7 +167,7 @@ impl Connection {
         Some(events)
     }
 
-    fn send(&mut self, sql: &CStr) {
+    pub(super) fn send(&mut self, sql: &CStr) {
         // SAFETY: a string that outlives the call, which copies it.
         if unsafe { pq_sys::PQsendQuery(self.raw, sql.as_ptr()) } == 1 {
             self.stage = Stage::Asked;

@@ -6,6 +6,7 @@
 //! found locally, where a name server can be away.
 
 mod converse;
+mod copy;
 mod result;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use pgrx::pg_sys;
 use pq_sys::{ConnStatusType, PGTransactionStatusType, PGconn};
 
 pub use converse::converse;
+pub use copy::Patience;
 pub use result::Answer;
 
 use crate::error::{Error, Result};

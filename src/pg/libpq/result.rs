@@ -39,7 +39,7 @@ impl Answer {
 }
 
 /// A result, freed when it is dropped.
-struct Owned(*mut PGresult);
+pub(super) struct Owned(pub(super) *mut PGresult);
 
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    fn take(&mut self, result: &Owned) {
+    pub(super) fn take(&mut self, result: &Owned) {
         // SAFETY: a result of this connection that lives as long as the call.
         let status = unsafe { pq_sys::PQresultStatus(result.0) };
         match status {

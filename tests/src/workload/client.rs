@@ -25,6 +25,10 @@ pub struct Worker {
     report: Report,
 }
 
+/// What makes an insert an upsert.
+const UPSERT: &str =
+    "ON CONFLICT (id) DO UPDATE SET payload = excluded.payload, counter = excluded.counter";
+
 /// A session with its statements: as text, and prepared, since both kinds of plan must survive a cutover.
 struct Connection {
     client: Client,
@@ -59,7 +63,7 @@ impl Worker {
         let mut number = 0;
         while !self.shared.stop.load(Ordering::Relaxed) {
             number += 1;
-            let operation = operation::any(&self.memory, &mut self.random, number);
+            let operation = operation::any(&self.memory, &mut self.random, number, &self.options);
             match self.perform(&mut connection, &operation) {
                 Ok(()) => self.remember(operation),
                 Err(Trouble::Refused(error)) => {
@@ -105,6 +109,7 @@ impl Worker {
                 self.config.connect(NoTls).ok()?,
                 &self.options.table,
                 self.memory.clients(),
+                self.options.nodes,
             )
             .ok()
         })
@@ -217,7 +222,8 @@ impl Worker {
 }
 
 impl Connection {
-    fn new(mut client: Client, table: &str, clients: i64) -> Result<Self, Error> {
+    fn new(mut client: Client, table: &str, clients: i64, nodes: bool) -> Result<Self, Error> {
+        let conflict = if nodes { "" } else { UPSERT };
         let texts = [
             format!("SELECT id, payload, counter FROM {table} WHERE id = $1"),
             format!(
@@ -229,8 +235,7 @@ impl Connection {
             format!("DELETE FROM {table} WHERE id = $1 RETURNING id"),
             format!("UPDATE {table} SET id = $2 WHERE id = $1 RETURNING id"),
             format!(
-                "INSERT INTO {table} (id, payload, counter) VALUES ($1, $2, $3) ON CONFLICT (id)
-                 DO UPDATE SET payload = excluded.payload, counter = excluded.counter RETURNING id"
+                "INSERT INTO {table} (id, payload, counter) VALUES ($1, $2, $3) {conflict} RETURNING id"
             ),
         ];
         let prepared = texts

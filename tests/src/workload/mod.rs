@@ -33,6 +33,9 @@ pub struct Options {
     pub clients: i64,
     /// Whether the server may go away under them: they then connect again and find out what was committed.
     pub crashes: bool,
+    /// Whether shards may be on nodes, where a table has no key of its own for upserts, and rows do not leave their
+    /// shard: keys are not changed then.
+    pub nodes: bool,
     /// Time that a client thinks between two operations.
     pub pause: Duration,
 }
@@ -46,7 +49,17 @@ impl Options {
             keys,
             clients: 4,
             crashes: false,
+            nodes: false,
             pause: Duration::from_millis(1),
+        }
+    }
+
+    /// The same, on a table with shards on nodes.
+    #[must_use]
+    pub fn with_nodes(self) -> Self {
+        Self {
+            nodes: true,
+            ..self
         }
     }
 

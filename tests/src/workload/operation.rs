@@ -1,5 +1,6 @@
 //! What a client can do: statements to send, and what they must do to its keys.
 
+use super::Options;
 use super::memory::{Change, Memory, Value};
 use super::random::Random;
 
@@ -39,8 +40,14 @@ pub struct Operation {
 const RANGE: i64 = 200;
 
 /// Any operation that the state of memory allows.
-pub fn any(memory: &Memory, random: &mut Random, number: u64) -> Operation {
-    let chance = random.below(100);
+pub fn any(memory: &Memory, random: &mut Random, number: u64, options: &Options) -> Operation {
+    let chance = match random.below(100) {
+        // What a foreign shard does not have.
+        69..72 | 80..88 | 94.. if options.nodes => 40,
+        // PostgreSQL does not commit on two servers at once.
+        88..94 if options.nodes && options.crashes => 40,
+        chance => chance,
+    };
     let operation = match chance {
         0..30 => None,
         30..40 => Some(range(memory, random)),

@@ -1,0 +1,314 @@
+//! The two ends of a migration: this server or a node. What is said to either is the same SQL, so that it is written
+//! once; how it gets there, and as whom it runs, is known here only.
+
+use crate::catalog::journal::KeyColumn;
+use crate::catalog::two_phase;
+use crate::error::{Error, Result};
+use crate::migrate::away::link::Link;
+use crate::migrate::job::Job;
+use crate::migrate::names;
+use crate::pg::rows::{self, Format};
+use crate::pg::{guc, relation, role, spi};
+use pgrx::pg_sys;
+
+/// The schema on nodes.
+pub const SCHEMA: &str = "repart_shards";
+
+/// One end.
+pub enum End {
+    /// This server; what could run a user's code runs as this role. The transaction is the caller's.
+    Here(pg_sys::Oid),
+    /// A node, which has transactions of its own.
+    There(Box<Link>),
+}
+
+impl End {
+    /// Whether it is a node.
+    pub fn is_there(&self) -> bool {
+        matches!(self, Self::There(_))
+    }
+
+    /// Carries statements out.
+    pub fn run(&mut self, sql: &str) -> Result<()> {
+        match self {
+            Self::Here(owner) => role::as_owner(*owner, || spi::execute(sql).map(|_| ())),
+            Self::There(link) => link.ask(sql).map(|_| ()),
+        }
+    }
+
+    /// The rows of a query of so many columns, all of type text.
+    pub fn texts(&mut self, sql: &str, columns: usize) -> Result<Vec<Vec<Option<String>>>> {
+        match self {
+            Self::Here(owner) => role::as_owner(*owner, || {
+                spi::query(sql, &[], |row| {
+                    (1..=columns).map(|column| row.optional(column)).collect()
+                })
+            }),
+            Self::There(link) => {
+                let answer = link.ask(sql)?;
+                let row = |row| (0..columns).map(|column| answer.get(row, column)).collect();
+                Ok((0..answer.len()).map(row).collect())
+            }
+        }
+    }
+
+    /// The only row of a query.
+    pub fn row(&mut self, sql: &str, columns: usize) -> Result<Vec<Option<String>>> {
+        let rows = self.texts(sql, columns)?;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| Error::Internal("a query without a row".to_owned()))
+    }
+
+    /// Changes a setting until the end of the transaction.
+    pub fn set_local(&mut self, name: &str, value: &str) -> Result<()> {
+        match self {
+            Self::Here(_) => {
+                guc::set_for_transaction(name, value);
+                Ok(())
+            }
+            Self::There(link) => link
+                .ask(&format!("SET LOCAL {name} = {}", spi::quote_literal(value)))
+                .map(|_| ()),
+        }
+    }
+
+    /// Begins a transaction on a node.
+    pub fn begin(&mut self) -> Result<()> {
+        self.say("BEGIN")
+    }
+
+    /// Begins one whose statements all see the same. (Here the caller has done that.)
+    pub fn begin_snapshot(&mut self) -> Result<()> {
+        self.say("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    }
+
+    /// Commits it.
+    pub fn commit(&mut self) -> Result<()> {
+        self.say("COMMIT")
+    }
+
+    fn say(&mut self, sql: &str) -> Result<()> {
+        match self {
+            Self::Here(_) => Ok(()),
+            Self::There(link) => link.ask(sql).map(|_| ()),
+        }
+    }
+}
+
+/// Both ends, with what their tables are called there.
+pub struct Ends {
+    /// Where the rows are.
+    pub source: End,
+    /// Where they are to be.
+    pub target: End,
+    /// The table with the rows.
+    pub source_table: String,
+    /// The table that they go to.
+    pub target_table: String,
+    /// The log of captured changes, at the source.
+    pub log: String,
+    /// On a node, what notes how far the copy is.
+    pub progress: String,
+    /// In what form rows go from one end to the other.
+    pub format: Format,
+    /// What tells objects of this migration from those of others, and of other coordinators.
+    pub tag: String,
+}
+
+/// What tells objects on a node apart: whose they are, and of which migration.
+pub fn tag(migration: i64) -> Result<String> {
+    let prefix = two_phase::prefix()?;
+    let coordinator = prefix.trim_start_matches("repart_").get(..8);
+    Ok(format!("{}_{migration}", coordinator.unwrap_or_default()))
+}
+
+/// An object in repart's schema on nodes, as SQL writes it.
+pub fn private(kind: &str, tag: &str) -> String {
+    spi::quote_qualified_identifier(SCHEMA, format!("{kind}_{tag}").as_str())
+}
+
+impl Ends {
+    /// Connects to what has a part in a migration. Inside a transaction.
+    pub fn open(job: &Job) -> Result<Self> {
+        let spec = &job.migration.spec;
+        let (Some(source), Some(target)) = (spec.sources.first(), spec.targets.first()) else {
+            return Err(Error::Internal("a migration without shards".to_owned()));
+        };
+        let tag = tag(job.id())?;
+        let there = |node: &str| Link::open(node, job.id()).map(|link| End::There(Box::new(link)));
+        Ok(Self {
+            source: match &source.remote {
+                Some(remote) => there(&remote.node)?,
+                None => End::Here(job.owner),
+            },
+            target: match &target.node {
+                Some(node) => there(node)?,
+                None => End::Here(job.owner),
+            },
+            source_table: source
+                .remote
+                .as_ref()
+                .map_or_else(|| source.qualified(), |remote| remote.qualified()),
+            target_table: target
+                .remote
+                .as_ref()
+                .map_or_else(|| job.target_name(0), |remote| remote.qualified()),
+            log: match &source.remote {
+                Some(_) => private("log", &tag),
+                None => names::log(job.id()),
+            },
+            progress: private("move", &tag),
+            format: format(job.migration.relation)?,
+            tag,
+        })
+    }
+
+    /// The table for keys at the target, which is empty at the beginning of every transaction.
+    pub fn keys(&mut self, job: &Job) -> Result<String> {
+        let name = format!("pg_temp.repart_keys_{}", job.id());
+        let columns = key_columns(&job.identity).join(", ");
+        let create = format!(
+            "CREATE TEMPORARY TABLE IF NOT EXISTS {name} ({columns}) ON COMMIT DELETE ROWS"
+        );
+        match &mut self.target {
+            End::Here(owner) => {
+                spi::execute(&create)?;
+                let owner = relation::role_name(*owner)?;
+                spi::execute(&format!(
+                    "GRANT SELECT, INSERT ON {name} TO {}",
+                    spi::quote_identifier(owner)
+                ))?;
+            }
+            End::There(link) if !link.has_keys => {
+                link.ask(&create)?;
+            }
+            End::There(_) => {}
+        }
+        Ok(name)
+    }
+
+    /// Remembers that the table for keys is there, once that is committed.
+    pub fn keep_keys(&mut self) {
+        if let End::There(link) = &mut self.target {
+            link.has_keys = true;
+        }
+    }
+
+    /// Sends the keys of a query to the table for keys.
+    pub fn send_keys(&mut self, job: &Job, query: &str) -> Result<String> {
+        let keys = self.keys(job)?;
+        let names: Vec<String> = (0..job.identity.len()).map(key_name).collect();
+        pipe(
+            (&mut self.source, query),
+            (&mut self.target, &keys, &names),
+            Format::Text,
+        )?;
+        Ok(keys)
+    }
+
+    /// Sends the rows of a query to the target; returns how many there were.
+    pub fn send_rows(&mut self, columns: &[String], query: &str) -> Result<u64> {
+        pipe(
+            (&mut self.source, query),
+            (&mut self.target, &self.target_table, columns),
+            self.format,
+        )
+    }
+}
+
+/// The name of the so-many-th column of a key in logs and tables for keys.
+pub fn key_name(n: usize) -> String {
+    format!("repart_key_{n}")
+}
+
+/// The columns of a key, as a table of keys has them.
+pub fn key_columns(key: &[KeyColumn]) -> Vec<String> {
+    key.iter()
+        .enumerate()
+        .map(|(n, column)| format!("{} {}", key_name(n), column.type_name))
+        .collect()
+}
+
+/// Sends the rows of a query from one end to a table with these columns (not quoted) at the other.
+fn pipe(
+    (from, query): (&mut End, &str),
+    (to, table, columns): (&mut End, &str, &[String]),
+    format: Format,
+) -> Result<u64> {
+    let list: Vec<String> = columns.iter().map(spi::quote_identifier).collect();
+    let list = list.join(", ");
+    match (from, to) {
+        (End::Here(owner), End::There(link)) => {
+            link.begin_copy_in(table, &list, format)?;
+            let rows = role::as_owner(*owner, || {
+                rows::of_query(query, format, &mut |bytes| link.put(bytes))
+            })?;
+            link.end_copy_in()?;
+            Ok(rows)
+        }
+        (End::There(link), End::Here(owner)) => {
+            let table = relation::find(table)?;
+            link.begin_copy_out(query, format)?;
+            let mut is_over = false;
+            let mut supply = || {
+                let bytes = if is_over { None } else { link.get()? };
+                is_over = bytes.is_none();
+                Ok(bytes)
+            };
+            let rows = role::as_owner(*owner, || {
+                rows::into_table(table, columns, format, &mut supply)
+            })?;
+            while supply()?.is_some() {}
+            Ok(rows)
+        }
+        (End::There(from), End::There(to)) => {
+            from.begin_copy_out(query, format)?;
+            to.begin_copy_in(table, &list, format)?;
+            carry(from, to)
+        }
+        (End::Here(_), End::Here(_)) => Err(Error::Internal(
+            "a migration between nodes without a node".to_owned(),
+        )),
+    }
+}
+
+/// Bytes that are collected before they are sent on.
+const CHUNK: usize = 65_536;
+
+/// From one node to another, many rows at a time.
+fn carry(from: &mut Link, to: &mut Link) -> Result<u64> {
+    let mut buffer = Vec::with_capacity(2 * CHUNK);
+    let mut rows = 0;
+    while let Some(bytes) = from.get()? {
+        buffer.extend_from_slice(&bytes);
+        rows += 1;
+        if buffer.len() >= CHUNK {
+            to.put(&buffer)?;
+            buffer.clear();
+        }
+    }
+    to.put(&buffer)?;
+    to.end_copy_in()?;
+    Ok(rows)
+}
+
+/// Binary, unless a column's type sends numbers that mean something on one server only: those of types (arrays and
+/// rows of types that users made), or of objects (`regclass` and its like). An enumeration sends its labels.
+fn format(table: pg_sys::Oid) -> Result<Format> {
+    let binary = spi::query_value::<bool>(
+        "WITH RECURSIVE used AS (
+             SELECT atttypid AS type FROM pg_catalog.pg_attribute
+              WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+              UNION
+             SELECT t.typbasetype FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.type WHERE t.typtype = 'd')
+         SELECT pg_catalog.bool_and(t.typtype IN ('d', 'e')
+                                    OR t.oid < 16384 AND t.typtype <> 'c' AND t.typsend <> 0 AND t.typname !~ '^_?reg')
+           FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.type",
+        &[table.into()],
+    )?;
+    Ok(match binary {
+        Some(false) => Format::Text,
+        _ => Format::Binary,
+    })
+}

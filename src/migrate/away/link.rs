@@ -1,0 +1,159 @@
+//! A mover's session on a node.
+//!
+//! It holds a lock there with the number of the migration, so that there is but one: a mover that is gone may have left
+//! a session that has still something to do, such as to commit what is on its way. Its successor ends that session, and
+//! waits until it has ended, before it looks at anything.
+
+use std::time::{Duration, Instant};
+
+use crate::catalog::{nodes, two_phase};
+use crate::error::{Error, Result};
+use crate::nodes::connect;
+use crate::pg::background;
+use crate::pg::libpq::{Answer, Connection, Conninfo, Patience};
+use crate::pg::{rows::Format, spi};
+use crate::settings;
+
+/// How often the lock is looked at while the session that has it ends.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How often, before the session is ended.
+const GRACE: u32 = 5;
+
+/// A session on a node.
+pub struct Link {
+    /// The node.
+    pub node: String,
+    connection: Connection,
+    conninfo: Conninfo,
+    silence: Duration,
+    deadline: Option<Instant>,
+    /// Whether the table for keys was made in this session.
+    pub has_keys: bool,
+}
+
+/// Settings of the session on which a migration depends.
+const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = '5s'; SET default_transaction_read_only = off;
+    SET default_transaction_isolation = 'read committed'; SET row_security = off; SET client_min_messages = error;
+    SET session_replication_role = origin; SET synchronous_commit = on; SET lc_monetary = 'C'; SET jit = off";
+
+impl Link {
+    /// Connects for the migration of this number. Inside a transaction.
+    pub fn open(node: &str, migration: i64) -> Result<Self> {
+        let mut link = Self::visit(node)?;
+        link.take_over(&lock_key(migration)?)?;
+        link.deadline = None;
+        Ok(link)
+    }
+
+    /// Connects for a look; the node is waited for no longer than `repart.node_timeout`. Inside a transaction.
+    pub fn visit(node: &str) -> Result<Self> {
+        let found = nodes::find(node)?.ok_or_else(|| Error::Missing {
+            what: format!("node \"{node}\" does not exist"),
+            hint: "See SELECT * FROM repart.nodes.".to_owned(),
+        })?;
+        let conninfo = connect::conninfo(&found)?;
+        let silence = settings::node_timeout();
+        let connection = connect::begin(&connect::label(node), &conninfo, silence)?;
+        let mut link = Self {
+            node: node.to_owned(),
+            connection,
+            conninfo,
+            silence,
+            deadline: Some(Instant::now() + silence),
+            has_keys: false,
+        };
+        link.ask(SESSION)?;
+        Ok(link)
+    }
+
+    /// Takes the lock, and ends whoever has it.
+    fn take_over(&mut self, key: &str) -> Result<()> {
+        let take = format!("SELECT pg_catalog.pg_try_advisory_lock({key})");
+        let end = format!(
+            "SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+              WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.pid <> pg_catalog.pg_backend_pid()
+                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                AND (l.classid::int8 << 32) | l.objid::int8 = {key}"
+        );
+        let mut looks = 0;
+        while self.value(&take)?.as_deref() != Some("t") {
+            // One of our own that was closed just now is about to end by itself.
+            looks += 1;
+            if looks > GRACE {
+                self.ask(&end)?;
+            }
+            background::wait(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Says statements, which are one transaction unless they say otherwise; returns the last answer.
+    pub fn ask(&mut self, sql: &str) -> Result<Answer> {
+        let patience = patience(self.deadline, self.silence, &self.conninfo);
+        let answers = self.connection.ask(sql, &patience)?;
+        answers
+            .into_iter()
+            .next_back()
+            .ok_or_else(|| Error::Internal(format!("node \"{}\" did not answer", self.node)))
+    }
+
+    /// The first column of the first row.
+    pub fn value(&mut self, sql: &str) -> Result<Option<String>> {
+        Ok(self.ask(sql)?.get(0, 0))
+    }
+
+    /// From here on the node is waited for until `deadline` only; `None`: as long as it is alive.
+    pub fn wait_until(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Begins to send rows to a table.
+    pub fn begin_copy_in(&mut self, table: &str, columns: &str, format: Format) -> Result<()> {
+        let sql = format!(
+            "COPY {table} ({columns}) FROM STDIN (FORMAT {})",
+            format.as_str()
+        );
+        let patience = patience(self.deadline, self.silence, &self.conninfo);
+        self.connection.begin_copy_in(&sql, &patience)
+    }
+
+    /// Sends bytes of rows.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        let patience = patience(self.deadline, self.silence, &self.conninfo);
+        self.connection.put(bytes, &patience)
+    }
+
+    /// Ends sending rows.
+    pub fn end_copy_in(&mut self) -> Result<()> {
+        let patience = patience(self.deadline, self.silence, &self.conninfo);
+        self.connection.end_copy_in(&patience)
+    }
+
+    /// Begins to receive the rows of a query.
+    pub fn begin_copy_out(&mut self, query: &str, format: Format) -> Result<()> {
+        let sql = format!("COPY ({query}) TO STDOUT (FORMAT {})", format.as_str());
+        let patience = patience(self.deadline, self.silence, &self.conninfo);
+        self.connection.begin_copy_out(&sql, &patience)
+    }
+
+    /// The next bytes of rows; `None` after the last.
+    pub fn get(&mut self) -> Result<Option<Vec<u8>>> {
+        let patience = patience(self.deadline, self.silence, &self.conninfo);
+        self.connection.get(&patience)
+    }
+}
+
+fn patience(deadline: Option<Instant>, silence: Duration, conninfo: &Conninfo) -> Patience<'_> {
+    match deadline {
+        Some(deadline) => Patience::Until(deadline),
+        None => Patience::WhileAlive(silence, conninfo),
+    }
+}
+
+/// The number of the lock, for SQL.
+fn lock_key(migration: i64) -> Result<String> {
+    let name = format!("{}move_{migration}", two_phase::prefix()?);
+    let key = spi::query_value::<i64>("SELECT pg_catalog.hashtextextended($1, 0)", &[name.into()])?;
+    Ok(format!("({})", key.unwrap_or_default()))
+}

@@ -1,0 +1,291 @@
+//! What would keep a shard from being on a node: asked when the migration is queued, and again when it begins.
+
+use pgrx::pg_sys;
+
+use crate::catalog::journal::{Remote, Source, Spec};
+use crate::catalog::nodes;
+use crate::error::{Error, Result};
+use crate::manage::leaf_keys;
+use crate::migrate::away::ends::End;
+use crate::migrate::away::link::Link;
+use crate::migrate::away::{capture, define};
+use crate::migrate::definition::KEY_COLUMNS;
+use crate::migrate::preflight::space;
+use crate::nodes::connect;
+use crate::pg::{relation, spi};
+use crate::settings;
+
+/// Fails where a migration of a table with a part for a node could not be carried out.
+pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
+    let name = relation::display_name(table)?;
+    if spec.blocking || spec.sources.len() != 1 || spec.targets.len() != 1 {
+        return Err(Error::Unsupported {
+            what: format!("shards of table \"{name}\" on nodes can only be moved"),
+            detail: String::new(),
+            hint: "Move them to node \"local\" with repart_move first.".to_owned(),
+        });
+    }
+    for source in &spec.sources {
+        if let Some(remote) = &source.remote {
+            require_sender(source, remote, spec)?;
+        }
+    }
+    for target in &spec.targets {
+        let Some(node) = &target.node else {
+            continue;
+        };
+        require_receiver(node)?;
+        for source in &spec.sources {
+            require_portable(table, source)?;
+            require_mappings(node, source.relation(), &name)?;
+            if source.remote.is_none() {
+                require_space(node, source.relation())?;
+            }
+        }
+        ask_node(node, table)?;
+    }
+    Ok(())
+}
+
+/// Fails unless shards may be moved to the node.
+fn require_receiver(name: &str) -> Result<()> {
+    let node = nodes::share(name)?;
+    if let Some(primary) = &node.replica_of {
+        return Err(Error::InvalidParameter {
+            what: format!("node \"{name}\" is a replica"),
+            hint: format!("It holds what node \"{primary}\" does: name that one."),
+        });
+    }
+    if node.draining {
+        return Err(Error::Prerequisite {
+            what: format!("node \"{name}\" is draining"),
+            hint: format!(
+                "Let it receive shards again with SELECT repart_add_node({}).",
+                spi::quote_literal(name)
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Fails unless the table behind a foreign shard can be moved away from its node.
+fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<()> {
+    let (shard, node) = (&source.name, &remote.node);
+    nodes::share(node)?;
+    let mut there = End::There(Box::new(Link::visit(node)?));
+    let table = spi::quote_literal(remote.qualified());
+    let facts = there.texts(
+        &format!(
+            "SELECT c.relkind::text || c.relpersistence::text, pg_has_role(c.relowner, 'USAGE')::text,
+                    pg_total_relation_size(c.oid)::text, current_setting('max_prepared_transactions')
+               FROM pg_class c WHERE c.oid = to_regclass({table})"
+        ),
+        4,
+    )?;
+    let mut facts = facts.into_iter().next().unwrap_or_default().into_iter();
+    let mut next = || facts.next().flatten();
+    let (kind, owned, bytes, prepared) = (next(), next(), next(), next());
+    if kind.as_deref() != Some("rp") {
+        return Err(Error::WrongObject {
+            what: format!(
+                "shard \"{shard}\" stands for {table} on node \"{node}\", which is not an ordinary, logged table"
+            ),
+            hint: "Foreign, unlogged and partitioned tables cannot be migrated.".to_owned(),
+        });
+    }
+    if owned.as_deref() != Some("true") {
+        return Err(Error::Prerequisite {
+            what: format!("the role that repart is on node \"{node}\" does not own {table} there"),
+            hint: "Run ALTER TABLE … OWNER TO there, or GRANT it the owner's role.".to_owned(),
+        });
+    }
+    if prepared.as_deref() == Some("0") {
+        return Err(Error::Prerequisite {
+            what: format!("max_prepared_transactions is 0 on node \"{node}\""),
+            hint:
+                "Run ALTER SYSTEM SET max_prepared_transactions = 20 there, and restart the server."
+                    .to_owned(),
+        });
+    }
+    let sql = KEY_COLUMNS.replace("$1", &format!("{table}::regclass"));
+    if there.texts(&sql, 2)?.is_empty() {
+        return Err(capture::no_key(shard));
+    }
+    let model = define::read(&mut there, &remote.qualified(), "shard")?;
+    let concerned = define::cannot_be_carried(&model);
+    if !concerned.is_empty() {
+        return Err(Error::Unsupported {
+            what: format!("{table} on node \"{node}\" cannot be moved because of what it has"),
+            detail: format!("Concerned: {}.", concerned.join(", ")),
+            hint: "Drop it there.".to_owned(),
+        });
+    }
+    if spec.targets.iter().any(|target| target.node.is_none()) {
+        let bytes = bytes.and_then(|bytes| bytes.parse::<u64>().ok());
+        return space::require_here(spec, bytes.unwrap_or(0));
+    }
+    Ok(())
+}
+
+/// Fails if the table cannot have a foreign partition, or the shard has something that a foreign table cannot have.
+fn require_portable(table: pg_sys::Oid, source: &Source) -> Result<()> {
+    let name = relation::display_name(table)?;
+    let keys = leaf_keys::obstacles(table)?;
+    if !keys.is_empty() {
+        return Err(Error::Prerequisite {
+            what: format!(
+                "table \"{name}\" has unique indexes ({}), with which PostgreSQL admits no shards on other servers",
+                keys.join(", ")
+            ),
+            hint: format!(
+                "Run SELECT repart_manage({}, leaf_keys => true), which moves them to the shards.",
+                spi::quote_literal(relation::name(table)?)
+            ),
+        });
+    }
+    let mut concerned = of_table(table)?;
+    if source.remote.is_none() {
+        let mut here = End::Here(relation::owner(source.relation())?);
+        let model = define::read(&mut here, &source.qualified(), "shard")?;
+        let parts = define::cannot_be_carried(&model);
+        concerned.extend(parts.into_iter().map(str::to_owned));
+    }
+    if concerned.is_empty() {
+        return Ok(());
+    }
+    concerned.sort();
+    concerned.dedup();
+    Err(Error::Unsupported {
+        what: format!(
+            "shard \"{}\" of table \"{name}\" cannot be moved to another server because of what only a table of this \
+             server can have",
+            source.name
+        ),
+        detail: format!("Concerned: {}.", concerned.join(", ")),
+        hint: "Drop it, or keep the shards of this table here.".to_owned(),
+    })
+}
+
+/// What a sharded table has that PostgreSQL, or repart, cannot give a foreign partition.
+fn of_table(table: pg_sys::Oid) -> Result<Vec<String>> {
+    spi::query(
+        "SELECT pg_catalog.format('trigger \"%s\"', tgname) FROM pg_catalog.pg_trigger
+          WHERE tgrelid = $1 AND NOT tgisinternal AND tgtype & 1 = 1
+          UNION ALL
+         SELECT pg_catalog.format('foreign key \"%s\"', conname) FROM pg_catalog.pg_constraint
+          WHERE contype = 'f' AND (conrelid = $1 OR confrelid = $1)
+          UNION ALL
+         SELECT pg_catalog.format('publication \"%s\"', p.pubname)
+           FROM pg_catalog.pg_publication p LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+          WHERE r.prrelid = $1
+          UNION ALL
+         SELECT pg_catalog.format('publication \"%s\"', p.pubname)
+           FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid
+           JOIN pg_catalog.pg_class c ON c.relnamespace = s.pnnspid AND c.oid = $1",
+        &[table.into()],
+        |row| row.get(1),
+    )
+}
+
+/// Fails unless everybody who uses the table by a right of his own can use it on the node: postgres_fdw looks for a user
+/// mapping of each.
+fn require_mappings(node: &str, shard: pg_sys::Oid, table: &str) -> Result<()> {
+    let missing = spi::query::<String>(
+        "SELECT DISTINCT r.rolname::text
+           FROM pg_catalog.pg_class c
+          CROSS JOIN LATERAL (SELECT c.relowner AS role
+                               UNION SELECT a.grantee FROM pg_catalog.aclexplode(c.relacl) a
+                               UNION SELECT a.grantee FROM pg_catalog.pg_class p
+                                       JOIN pg_catalog.pg_inherits i ON i.inhparent = p.oid AND i.inhrelid = c.oid,
+                                            pg_catalog.aclexplode(p.relacl) a) g
+           JOIN pg_catalog.pg_roles r ON r.oid = g.role AND (r.rolcanlogin OR r.oid = c.relowner)
+          WHERE c.oid = $1
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_user_mappings m
+                             WHERE m.srvname = $2::name AND m.umuser IN (0, r.oid))
+          ORDER BY 1",
+        &[shard.into(), node.into()],
+        |row| row.get(1),
+    )?;
+    let Some(first) = missing.first() else {
+        return Ok(());
+    };
+    Err(Error::Prerequisite {
+        what: format!(
+            "users of table \"{table}\" have no user mapping for node \"{node}\": {}",
+            missing.join(", ")
+        ),
+        hint: format!(
+            "Run CREATE USER MAPPING FOR {} SERVER {} OPTIONS (user '...', password '...') for each.",
+            spi::quote_identifier(first),
+            spi::quote_identifier(node)
+        ),
+    })
+}
+
+/// Fails if the node is known to be too full; where repart is not installed there, nobody knows.
+fn require_space(node: &str, shard: pg_sys::Oid) -> Result<()> {
+    let needed = spi::query_value::<i64>(
+        "SELECT pg_catalog.pg_total_relation_size($1::oid)",
+        &[shard.into()],
+    )?
+    .unwrap_or(0);
+    let free = nodes::disk_free(node)?;
+    let Some(free) = free.filter(|free| *free < needed) else {
+        return Ok(());
+    };
+    Err(Error::DiskFull {
+        what: format!(
+            "node \"{node}\" has {} MB free, but the new shard needs some {} MB",
+            free >> 20,
+            (needed + (1 << 20) - 1) >> 20
+        ),
+        hint: "Free some space there, or move the shard elsewhere.".to_owned(),
+    })
+}
+
+/// Fails if the node does not answer, takes no writes, or lacks a type or a collation of the table.
+fn ask_node(name: &str, table: pg_sys::Oid) -> Result<()> {
+    let node = nodes::share(name)?;
+    let conninfo = connect::conninfo(&node)?;
+    let label = connect::label(name);
+    let mut connection = connect::begin(&label, &conninfo, settings::node_timeout())?;
+    connection.say(
+        "SELECT pg_catalog.pg_is_in_recovery()::text,
+                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMP')::text",
+    )?;
+    let answer = connect::ask(&mut connection)?;
+    if answer.get::<String>(0, 0).as_deref() != Some("false") {
+        return Err(Error::Prerequisite {
+            what: format!("node \"{name}\" takes no writes"),
+            hint: "It is a standby now: let the server's options lead to its primary.".to_owned(),
+        });
+    }
+    if answer.get::<String>(0, 1).as_deref() != Some("true") {
+        return Err(Error::Prerequisite {
+            what: format!("role of node \"{name}\" may not create temporary tables there"),
+            hint: "Run GRANT TEMPORARY ON DATABASE … there.".to_owned(),
+        });
+    }
+    let types = spi::query::<String>(
+        "SELECT DISTINCT pg_catalog.format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 ORDER BY 1",
+        &[table.into()],
+        |row| row.get(1),
+    )?;
+    if types.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = types.iter().map(spi::quote_literal).collect();
+    connection.say(&format!(
+        "SELECT t FROM pg_catalog.unnest(ARRAY[{}]) t WHERE pg_catalog.to_regtype(t) IS NULL",
+        list.join(", ")
+    ))?;
+    let answer = connect::ask(&mut connection)?;
+    match answer.get::<String>(0, 0) {
+        None => Ok(()),
+        Some(missing) => Err(Error::Prerequisite {
+            what: format!("type {missing} does not exist on node \"{name}\""),
+            hint: "Create it there, as it is here, before rows of this table go there.".to_owned(),
+        }),
+    }
+}

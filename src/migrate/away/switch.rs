@@ -1,0 +1,157 @@
+//! The part of a switch that concerns a shard on a node.
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use crate::catalog::journal::Migration;
+use crate::catalog::node_objects;
+use crate::catalog::two_phase::{self, Decision, Number};
+use crate::error::{Error, Result};
+use crate::migrate::away::capture;
+use crate::migrate::away::ends::{End, Ends, SCHEMA, private};
+use crate::migrate::away::link::Link;
+use crate::migrate::job::Job;
+use crate::migrate::names;
+use crate::migrate::target::rights;
+use crate::pg::{on_commit, relation, role, spi, txn};
+use crate::settings;
+
+/// The least time for which a node is waited for while clients wait: a round trip to another continent and some work.
+const LEAST: Duration = Duration::from_millis(500);
+
+/// From here on clients wait: a node that does not answer within the pause is waited for no longer.
+pub fn hurry(ends: &mut Ends) {
+    let deadline = Instant::now() + settings::max_pause().max(LEAST);
+    for end in [&mut ends.source, &mut ends.target] {
+        if let End::There(link) = end {
+            link.wait_until(Some(deadline));
+        }
+    }
+}
+
+/// Fails if a session on a node is lost, before anybody waits for it, or if a source there was changed.
+pub fn require_ready(job: &Job, ends: &mut Ends) -> Result<()> {
+    for end in [&mut ends.source, &mut ends.target] {
+        if let End::There(link) = end {
+            link.ask("SELECT 1")?;
+        }
+    }
+    if capture::fingerprint(ends)? == job.migration.position.remote_fingerprint {
+        return Ok(());
+    }
+    Err(Error::DefinitionChanged(
+        job.migration.relation_name.clone(),
+    ))
+}
+
+/// Keeps everybody on the node from the source: those who write there, and what was committed through this server and
+/// is still on its way. Polite, as here.
+pub fn lock_out(ends: &mut Ends) -> Result<()> {
+    ends.source.begin()?;
+    if let End::There(link) = &mut ends.source {
+        capture::be_polite(link)?;
+        link.ask(&format!(
+            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
+            ends.source_table
+        ))?;
+    }
+    Ok(())
+}
+
+/// Takes the source's table out of everybody's sight on its node, by a transaction that is prepared there: the commit of
+/// the running one decides. Last of all, since nobody can use the table from here on until it is decided.
+pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
+    let (table, function) = (ends.source_table.clone(), private("capture", &ends.tag));
+    let old = format!("old_{}", ends.tag);
+    let End::There(link) = &mut ends.source else {
+        return Ok(());
+    };
+    let Some(remote) = &job.migration.spec.first_source()?.remote else {
+        return Ok(());
+    };
+    let number = Number::new()?;
+    number.hold()?;
+    let gid = number.gid(1);
+    let mut script = format!(
+        "DROP FUNCTION {function}() CASCADE; ALTER TABLE {table} RENAME TO {};",
+        spi::quote_identifier(&old)
+    );
+    if remote.schema != SCHEMA {
+        script += &format!(
+            "ALTER TABLE {} SET SCHEMA {SCHEMA};",
+            spi::quote_qualified_identifier(&remote.schema, &old)
+        );
+    }
+    script += &format!("PREPARE TRANSACTION {}", spi::quote_literal(&gid));
+    link.ask(&script)?;
+    two_phase::decide_commit(&gid, &link.node, &purpose(job.id()))?;
+    on_commit::wake_workers_in_any_case();
+    Ok(())
+}
+
+fn purpose(migration: i64) -> String {
+    format!("migration {migration}")
+}
+
+/// Tells the source's node what was decided, at once; the watcher would do so a little later. Outside of a transaction.
+pub fn finish_prepared(migration: &Migration) -> Result<()> {
+    for (node, gid) in txn::run(|| two_phase::of_purpose(&purpose(migration.id)))? {
+        // What a node is told must not be forgotten here by a crash.
+        txn::flush_log();
+        txn::run(|| {
+            let mut link = Link::visit(&node)?;
+            let is_prepared = link.ask(&format!(
+                "SELECT FROM pg_catalog.pg_prepared_xacts WHERE gid = {}",
+                spi::quote_literal(&gid)
+            ))?;
+            if is_prepared.len() > 0 {
+                link.ask(&Decision::Commit.command(&gid))?;
+            }
+            two_phase::forget(&gid)
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives the target its public name and place, and attaches it. A foreign table is not scanned for that.
+pub fn publish(job: &Job, oid: pg_sys::Oid) -> Result<()> {
+    let source = job.migration.spec.first_source()?;
+    let Some(target) = job.migration.spec.targets.first() else {
+        return Ok(());
+    };
+    let public = target
+        .name
+        .clone()
+        .ok_or_else(|| Error::Internal("a target without a name".to_owned()))?;
+    let schema = spi::quote_identifier(&source.schema);
+    spi::execute(&format!(
+        "ALTER TABLE {} SET SCHEMA {schema}",
+        job.target_name(0)
+    ))?;
+    spi::execute(&format!(
+        "ALTER TABLE {schema}.{} RENAME TO {}",
+        spi::quote_identifier(names::private_target(job.id(), 0)),
+        spi::quote_identifier(&public)
+    ))?;
+    let bound = |bound: &Option<String>, open: &str| {
+        bound.as_ref().map_or(open.to_owned(), spi::quote_literal)
+    };
+    let statement = format!(
+        "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})",
+        relation::name(job.migration.relation)?,
+        relation::name(oid)?,
+        bound(&target.lower, "MINVALUE"),
+        bound(&target.upper, "MAXVALUE")
+    );
+    let role = rights::attaching_role(job.migration.relation, job.owner)?;
+    role::as_owner(role, || spi::execute(&statement))?;
+    if target.node.is_none() {
+        spi::execute(&format!(
+            "ALTER TABLE {} DROP CONSTRAINT {}",
+            relation::name(oid)?,
+            names::BOUND_CONSTRAINT
+        ))?;
+    }
+    node_objects::set_switched(job.id())
+}
