@@ -127,6 +127,21 @@ pub fn disk_free(name: &str) -> Result<Option<i64>> {
     )
 }
 
+/// Whether plans for tables on a server are made with estimates from there.
+pub fn asks_for_estimates(server: &str) -> Result<bool> {
+    let found = spi::query_value::<bool>(
+        "SELECT EXISTS (
+            SELECT FROM pg_catalog.pg_foreign_server s
+              LEFT JOIN pg_catalog.pg_foreign_table f ON f.ftserver = s.oid,
+                   LATERAL (SELECT option_name, option_value FROM pg_catalog.pg_options_to_table(s.srvoptions)
+                             UNION ALL
+                            SELECT option_name, option_value FROM pg_catalog.pg_options_to_table(f.ftoptions)) o
+             WHERE s.srvname = $1::name AND o.option_name = 'use_remote_estimate' AND o.option_value::bool)",
+        &[server.into()],
+    )?;
+    Ok(found.unwrap_or(false))
+}
+
 /// The table on a node that a foreign shard stands for: node, schema and name, as postgres_fdw uses them.
 pub fn place(shard: pg_sys::Oid) -> Result<Option<(String, String, String)>> {
     spi::select_first(

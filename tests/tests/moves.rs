@@ -166,7 +166,7 @@ fn moves_from_node_to_node_and_back_under_load_lose_nothing() {
                                                       WHERE attrelid = c.oid AND attname = 'payload'),
                     (SELECT string_agg(regexp_replace(pg_get_indexdef(indexrelid), '.* USING ', ''), ', ' ORDER BY indexrelid)
                        FROM pg_index WHERE indrelid = c.oid AND indisunique),
-                    (SELECT string_agg(contype || ' ' || pg_get_constraintdef(oid), ', ' ORDER BY conname)
+                    (SELECT string_agg(contype::text || ' ' || pg_get_constraintdef(oid), ', ' ORDER BY conname)
                        FROM pg_constraint WHERE conrelid = c.oid))
                FROM pg_class c WHERE oid = 'orders2'::regclass"
         ),
@@ -265,4 +265,51 @@ fn what_cannot_be_on_a_node_is_refused_with_its_name() {
     );
     assert_nothing_left(&mut session);
     assert_nothing_left_on(&fleet.north, 1);
+}
+
+/// The connection of postgres_fdw has one snapshot for a whole transaction, also under READ COMMITTED: rows that came to
+/// the node later are not in it.
+#[test]
+fn a_transaction_that_used_the_node_before_does_not_see_a_shard_without_its_rows() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    create_table(&mut session);
+    session.create_sharded_table("others", &[], 1_000);
+    session.run("SELECT repart_manage('others', leaf_keys => true)");
+    let id = session.queue("repart_move('others1', node => 'north')");
+    session.wait_done(id);
+    let rows = session.number("SELECT count(*) FROM orders");
+    let uses = [
+        "SELECT count(*) FROM others",
+        "INSERT INTO others VALUES (5000, 'x', 0)",
+        "COPY others FROM PROGRAM 'echo 6000,x,0' (FORMAT csv)",
+    ];
+    let mut readers: Vec<_> = uses
+        .iter()
+        .map(|sql| {
+            let mut reader = fleet.session();
+            reader.run(&format!("BEGIN; {sql}"));
+            reader
+        })
+        .collect();
+    let mut elsewhere = fleet.session();
+    elsewhere.run("BEGIN; SELECT now()");
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    session.wait_done(id);
+    for (reader, sql) in readers.iter_mut().zip(uses) {
+        let refused = complaint(reader, "SELECT count(*) FROM orders WHERE id > 5000");
+        assert!(
+            refused.starts_with("40001 could not serialize access to table \"orders2\""),
+            "{sql}: {refused}"
+        );
+        // Once more, as an application does.
+        reader.run("ROLLBACK; BEGIN; SELECT count(*) FROM others");
+        assert_eq!(reader.number("SELECT count(*) FROM orders"), rows);
+        reader.run("ROLLBACK");
+    }
+    // One that was there before, and has not used the node, is not concerned; nor is a later one.
+    assert_eq!(elsewhere.number("SELECT count(*) FROM orders"), rows);
+    elsewhere.run("COMMIT; BEGIN; SELECT count(*) FROM others");
+    assert_eq!(elsewhere.number("SELECT count(*) FROM orders"), rows);
+    elsewhere.run("COMMIT");
 }

@@ -56,6 +56,15 @@ fn require_receiver(name: &str) -> Result<()> {
             hint: format!("It holds what node \"{primary}\" does: name that one."),
         });
     }
+    if nodes::asks_for_estimates(name)? {
+        return Err(Error::Unsupported {
+            what: format!("server \"{name}\", or a foreign table on it, has the option use_remote_estimate"),
+            detail: "Planning a statement then opens a transaction there, whose snapshot could be older than a shard."
+                .to_owned(),
+            hint: "Take the option off with ALTER SERVER … OPTIONS (DROP use_remote_estimate), and ALTER FOREIGN TABLE."
+                .to_owned(),
+        });
+    }
     if node.draining {
         return Err(Error::Prerequisite {
             what: format!("node \"{name}\" is draining"),

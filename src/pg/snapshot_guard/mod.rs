@@ -24,8 +24,11 @@
 //! which it waited. Utilities do not: EXECUTE, `COPY (query)` and others have theirs before they look for a
 //! table at all. They have read nothing by then, and get a newer one instead of an error ([`renew`]).
 //!
+//! Shards on other servers have snapshots there, too ([`foreign`]).
+//!
 //! On a hot standby shared memory knows nothing; there the replicated list of cutovers is asked ([`standby`]).
 
+mod foreign;
 mod recent;
 mod standby;
 mod utility;
@@ -92,6 +95,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         // EXPLAIN without ANALYZE reads nothing.
         if flags as u32 & pg_sys::EXEC_FLAG_EXPLAIN_ONLY == 0 {
             check(query);
+            foreign::look(query);
         }
         match PREVIOUS {
             Some(previous) => pg_guard_ffi_boundary(|| previous(query, flags)),

@@ -3,7 +3,7 @@
 //! ever cut over. It is read directly, as it is now and not as a snapshot sees it.
 //!
 //! Asked only about snapshots that were taken during recovery, also after a promotion, which they outlive, and
-//! only about sharded tables and shards.
+//! about shards on other servers; only about sharded tables and shards.
 
 use pgrx::pg_sys;
 

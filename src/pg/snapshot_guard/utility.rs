@@ -59,6 +59,9 @@ unsafe extern "C-unwind" fn process_utility(
         } else {
             0
         });
+        if writes_to_foreign_tables(node) {
+            super::foreign::touch();
+        }
         let renewed = (*node).type_ == pg_sys::NodeTag::T_CopyStmt
             && check_copy(node.cast::<pg_sys::CopyStmt>(), top_level);
         if renewed {
@@ -92,6 +95,21 @@ unsafe extern "C-unwind" fn process_utility(
         FRESH.set(0);
         if renewed {
             pg_sys::PopActiveSnapshot();
+        }
+    }
+}
+
+/// Utilities that may open a transaction on another server, without a plan.
+///
+/// # Safety
+/// The node must be valid.
+unsafe fn writes_to_foreign_tables(node: *const pg_sys::Node) -> bool {
+    // SAFETY: see the contract.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_CopyStmt => (*node.cast::<pg_sys::CopyStmt>()).is_from,
+            pg_sys::NodeTag::T_TruncateStmt | pg_sys::NodeTag::T_VacuumStmt => true,
+            _ => false,
         }
     }
 }

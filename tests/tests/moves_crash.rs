@@ -1,0 +1,217 @@
+//! Moves between servers when one of them is killed, or cut off, at every point of their life, under load: afterwards
+//! each row is in one place, nothing is in doubt, and nothing is left on any server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
+
+use repart_tests::aftermath::{assert_nothing_left, assert_nothing_left_on, assert_sound};
+use repart_tests::fleet::Fleet;
+use repart_tests::proxy::Proxy;
+use repart_tests::repart::Session;
+use repart_tests::wait::{LONG, wait_until};
+use repart_tests::workload::{Options, Workload};
+
+const KEYS: i64 = 6_000;
+
+const SETTINGS: [&str; 3] = [
+    "repart.sample_interval = 300ms",
+    "repart.node_timeout = 2s",
+    // Many batches of a small table.
+    "repart.batch_duration = 10ms",
+];
+
+/// Where a mover is stopped: before the first commit of each state that does something elsewhere, and after it.
+const POINTS: [&str; 8] = [
+    "created",
+    "captured",
+    "copied",
+    "indexed",
+    "applied",
+    "verifying",
+    "switched",
+    "cleaned",
+];
+
+/// From here to a node, to another one, and back.
+const TOUR: [&str; 3] = ["north", "south", "local"];
+
+fn create_table(session: &mut Session) {
+    session.create_sharded_table("orders", &[2_000], KEYS);
+    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+}
+
+fn load(fleet: &Fleet) -> Workload {
+    let options = Options::new("orders", KEYS).with_nodes().with_crashes();
+    Workload::start(&fleet.coordinator, "postgres", options)
+}
+
+fn place(session: &mut Session) -> String {
+    session.texts("SELECT node FROM repart.shards WHERE shard = 'orders2'::regclass")[0].clone()
+}
+
+/// Everybody is where he should be, and nothing else is anywhere.
+fn check(fleet: &Fleet, session: &mut Session, node: &str) {
+    assert_eq!(place(session), node);
+    wait_until("nothing to be in doubt", LONG, || {
+        session.number("SELECT count(*) FROM repart.in_doubt") == 0
+    });
+    wait_until("nothing to be left to be dropped", LONG, || {
+        session.number("SELECT count(*) FROM repart.node_objects") == 0
+    });
+    for (cluster, name) in [(&fleet.north, "north"), (&fleet.south, "south")] {
+        assert_nothing_left_on(cluster, i64::from(name == node));
+    }
+    assert_nothing_left(session);
+}
+
+/// Goes round for each of these points; `strike` is what happens while the mover is held there.
+fn tour(points: &[&str], strike: impl Fn(&Fleet, &mut Session)) {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
+    create_table(&mut session);
+    let workload = load(&fleet);
+    for point in points {
+        for node in TOUR {
+            println!("{point}, to {node}");
+            session.hold_at(point);
+            let id = session.queue(&format!("repart_move('orders2', node => '{node}')"));
+            session.wait_held(point);
+            strike(&fleet, &mut session);
+            session.release();
+            let migration = session.wait_ended(id);
+            assert_eq!(migration.state, "done", "{point}, to {node}: {migration:?}");
+            check(&fleet, &mut session, node);
+            workload.proceed(20);
+        }
+    }
+    workload.stop().assert_clean();
+    assert_sound(&mut session, "orders");
+}
+
+fn kill_coordinator(fleet: &Fleet, session: &mut Session) {
+    fleet.coordinator.kill_postmaster_and_start();
+    session.reopen();
+}
+
+fn kill_nodes(fleet: &Fleet, _session: &mut Session) {
+    fleet.north.kill_postmaster_and_start();
+    fleet.south.kill_postmaster_and_start();
+}
+
+fn kill_mover(fleet: &Fleet, session: &mut Session) {
+    let mover = session.wait_worker("mover");
+    fleet.coordinator.try_kill9(mover);
+    session.reopen();
+}
+
+#[test]
+fn a_killed_coordinator_costs_no_row() {
+    tour(&POINTS, kill_coordinator);
+}
+
+#[test]
+fn killed_nodes_cost_no_row() {
+    tour(&POINTS, kill_nodes);
+}
+
+#[test]
+fn a_killed_mover_costs_no_row() {
+    tour(&["captured", "copied", "applied", "switched"], kill_mover);
+}
+
+#[test]
+fn a_cancelled_move_leaves_nothing_on_any_server() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
+    create_table(&mut session);
+    let workload = load(&fleet);
+    for node in TOUR {
+        for point in [
+            "preparing",
+            "copying",
+            "catching_up",
+            "verifying",
+            "cutting_over",
+        ] {
+            let before = place(&mut session);
+            session.hold_at(point);
+            let id = session.queue(&format!("repart_move('orders2', node => '{node}')"));
+            session.wait_held(point);
+            session.run(&format!("SELECT repart_cancel({id})"));
+            session.release();
+            let migration = session.wait_ended(id);
+            assert_eq!(
+                migration.state, "cancelled",
+                "{point}, to {node}: {migration:?}"
+            );
+            check(&fleet, &mut session, &before);
+        }
+        let id = session.queue(&format!("repart_move('orders2', node => '{node}')"));
+        session.wait_done(id);
+    }
+    workload.stop().assert_clean();
+    assert_sound(&mut session, "orders");
+}
+
+/// Connections hang: nobody who does not need the node waits for it, and the move goes on when it is back.
+#[test]
+fn a_node_that_is_cut_off_holds_up_no_client() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    let proxy = Proxy::to(fleet.north.port());
+    fleet.create_server(
+        "far",
+        &format!(
+            "host '127.0.0.1', port '{}', dbname 'postgres'",
+            proxy.port()
+        ),
+    );
+    session.run("SELECT repart_add_node('far')");
+    create_table(&mut session);
+    let workload = load(&fleet);
+    for point in [
+        "preparing",
+        "copying#2",
+        "catching_up",
+        "verifying",
+        "cutting_over",
+    ] {
+        let state = point.split('#').next().unwrap();
+        session.hold_at(point);
+        let id = session.queue("repart_move('orders2', node => 'far')");
+        session.wait_held(state);
+        proxy.cut();
+        session.release();
+        // All rows are still here: clients go on, also while the mover tries to cut over.
+        let waits = format!(
+            "SELECT coalesce(reason LIKE '%node \"far\"%', false) FROM repart.migrations WHERE id = {id}"
+        );
+        session.wait_until(&waits, LONG);
+        workload.proceed(200);
+        proxy.mend();
+        session.wait_done(id);
+        let report = session.number("SELECT count(*) FROM orders");
+        assert!(report > 0);
+        // Back by the same way: it is the source's turn to be there.
+        let id = session.queue("repart_move('orders2', node => 'local')");
+        session.wait_done(id);
+        check(&fleet, &mut session, "local");
+    }
+    let report = workload.stop();
+    report.assert_clean();
+    assert_sound(&mut session, "orders");
+
+    // One that does not come back: the move can be cancelled, and what it made there goes when it does.
+    session.hold_at("copying#2");
+    let id = session.queue("repart_move('orders2', node => 'far')");
+    session.wait_held("copying");
+    proxy.cut();
+    session.run(&format!("SELECT repart_cancel({id})"));
+    session.release();
+    assert_eq!(session.wait_ended(id).state, "cancelled");
+    assert_nothing_left(&mut session);
+    assert!(session.number("SELECT count(*) FROM repart.node_objects") > 0);
+    proxy.mend();
+    check(&fleet, &mut session, "local");
+}
