@@ -15,6 +15,16 @@ const KEPT_SEGMENTS: usize = 128;
 /// A server configured as one in production, except that checkpoints come only when asked for: the images of
 /// whole pages that follow one would fall on either side by chance.
 pub fn start_server(options: &Options, settings: &[&str]) -> Cluster {
+    start_with(options, settings, Cluster::with_repart)
+}
+
+/// As [`start_server`], a server that is a node: without repart.
+pub fn start_node(options: &Options) -> Cluster {
+    let settings = ["shared_preload_libraries = ''"];
+    start_with(options, &settings, Cluster::start)
+}
+
+fn start_with(options: &Options, settings: &[&str], start: impl Fn(&[&str]) -> Cluster) -> Cluster {
     let mut all = vec![
         if options.durable {
             "fsync = on"
@@ -30,7 +40,7 @@ pub fn start_server(options: &Options, settings: &[&str]) -> Cluster {
         "repart.headroom = 0.8",
     ];
     all.extend(settings);
-    let cluster = Cluster::with_repart(&all);
+    let cluster = start(&all);
     if options.durable {
         recycle_wal(&cluster);
     }

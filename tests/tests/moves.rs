@@ -179,6 +179,58 @@ fn moves_from_node_to_node_and_back_under_load_lose_nothing() {
     assert_eq!(places(&mut session)[1], "orders2 4000 MAXVALUE south");
 }
 
+/// Colocated tables go together, and so does a role on the node that is nobody special.
+#[test]
+fn a_group_moves_as_a_role_without_privileges() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    fleet
+        .north
+        .connect("postgres")
+        .batch_execute(
+            "CREATE ROLE shards LOGIN; GRANT CREATE, TEMPORARY ON DATABASE postgres TO shards",
+        )
+        .unwrap();
+    session.run(&format!(
+        "CREATE SERVER plain FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({});
+         CREATE USER MAPPING FOR PUBLIC SERVER plain OPTIONS (user 'shards');
+         SELECT repart_add_node('plain')",
+        fleet.north.server_options("postgres")
+    ));
+    session.create_sharded_table("orders", &[4_000], KEYS);
+    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.run(
+        "CREATE TABLE items (id bigint NOT NULL, at timestamptz DEFAULT now(), tags text[], size numeric(12, 3),
+                             doubled numeric GENERATED ALWAYS AS (size * 2) STORED, raw bytea, note json)
+             PARTITION BY RANGE (id);
+         CREATE TABLE items1 PARTITION OF items (PRIMARY KEY (id)) FOR VALUES FROM (MINVALUE) TO (4000);
+         CREATE TABLE items2 PARTITION OF items (PRIMARY KEY (id)) FOR VALUES FROM (4000) TO (MAXVALUE);
+         INSERT INTO items (id, tags, size, raw, note)
+             SELECT n, ARRAY['a', NULL, n::text], n / 7.0, decode(md5(n::text), 'hex'), json_build_object('n', n)
+               FROM generate_series(1, 9000) n;
+         SELECT repart_manage('items', colocate_with => 'orders')",
+    );
+    let sums = "SELECT concat_ws(' ', count(*), sum(hashtext(i::text))) FROM items i
+                 UNION ALL SELECT concat_ws(' ', count(*), sum(hashtext(o::text))) FROM orders o";
+    let before = session.texts(sums);
+    for node in ["plain", "local"] {
+        let id = session.queue(&format!("repart_move('orders2', node => '{node}')"));
+        session.wait_done(id);
+        assert_eq!(session.texts(sums), before, "{node}");
+        assert_eq!(
+            session.texts("SELECT DISTINCT node FROM repart.shards WHERE shard::text LIKE '%2'"),
+            [node]
+        );
+        assert_nothing_left(&mut session);
+        assert_nothing_left_on(&fleet.north, if node == "plain" { 2 } else { 0 });
+    }
+    session.run("INSERT INTO items (id, size) VALUES (100000, 1.5)");
+    assert_eq!(
+        session.texts("SELECT doubled::text FROM items WHERE id = 100000"),
+        ["3.000"]
+    );
+}
+
 #[test]
 fn what_cannot_be_on_a_node_is_refused_with_its_name() {
     let fleet = Fleet::start(&SETTINGS);

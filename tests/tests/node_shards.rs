@@ -11,7 +11,7 @@ const OFTEN: [&str; 2] = ["repart.sample_interval = 300ms", "repart.node_timeout
 const ROWS: i64 = 3_000;
 
 #[test]
-fn shards_on_a_node_are_observed_there_and_on_its_replica_and_are_not_moved_yet() {
+fn shards_on_a_node_are_observed_there_and_on_its_replica_and_not_reshaped() {
     let fleet = Fleet::start(&OFTEN);
     let mut session = fleet.session();
     let mut north = fleet.north.connect("postgres");
@@ -134,23 +134,23 @@ fn shards_on_a_node_are_observed_there_and_on_its_replica_and_are_not_moved_yet(
     for (call, expected) in [
         (
             "repart_split('orders2', '5000')",
-            "42809 shard \"orders2\" is not an ordinary, logged table",
+            "0A000 shard \"orders2\" of table \"orders\" is on a node, where it can only be moved",
         ),
         (
             "repart_merge('orders1', 'orders2')",
-            "42809 shard \"orders2\" is not an ordinary, logged table",
+            "0A000 shard \"orders2\" of table \"orders\" is on a node, where it can only be moved",
         ),
         (
             "repart_shift('orders1', 'orders2', '1000')",
-            "42809 shard \"orders2\" is not an ordinary, logged table",
+            "0A000 shard \"orders2\" of table \"orders\" is on a node, where it can only be moved",
         ),
         (
             "repart_remove_node('north')",
             "55006 node \"north\" holds 1 shards",
         ),
         (
-            "repart_move('orders1', node => 'north')",
-            "0A000 shards cannot be moved to other nodes yet",
+            "repart_move('orders2', node => 'north')",
+            "22023 shard \"orders2\" is on node \"north\"",
         ),
     ] {
         let refused = complaint(&mut session, &format!("SELECT {call}"));

@@ -3,6 +3,7 @@
 mod capture;
 mod carve;
 mod clients;
+mod cross_node;
 mod held;
 mod in_place;
 mod partman;
@@ -18,7 +19,7 @@ use crate::options::Options;
 pub type Benchmark = (&'static str, fn(&Options) -> Findings);
 
 /// All of them, in the order in which they are run.
-pub const ALL: [Benchmark; 8] = [
+pub const ALL: [Benchmark; 9] = [
     ("rebuild", rebuild::run),
     ("carve", carve::run),
     ("clients", clients::run),
@@ -26,6 +27,7 @@ pub const ALL: [Benchmark; 8] = [
     ("capture", capture::run),
     ("in_place", in_place::run),
     ("pause", pause::run),
+    ("cross_node", cross_node::run),
     ("sampler", sampler::run),
 ];
 

@@ -8,12 +8,22 @@ use crate::catalog::node_objects::{self, Made, Role};
 use crate::error::Result;
 use crate::migrate::away::ends::private;
 use crate::migrate::away::link::Link;
+use crate::migrate::locks;
 use crate::pg::{spi, txn};
 use crate::settings;
 
 /// The statements that drop what a migration made on a node, in one transaction. A table that it made is dropped only
 /// together with the note of its progress, which was made with it and outlives no migration that has ended well.
 pub fn script(made: &Made) -> String {
+    // Clients of the node may be at its tables: nobody is to queue behind us for long.
+    let limit = locks::limit().as_millis().max(1);
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = {limit}; {}; COMMIT",
+        drops(made)
+    )
+}
+
+fn drops(made: &Made) -> String {
     let progress = private("move", &made.tag);
     let log = private("log", &made.tag);
     let function = private("capture", &made.tag);

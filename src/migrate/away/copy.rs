@@ -13,7 +13,7 @@ use crate::migrate::copy::{Batch, Batches, throttle};
 use crate::migrate::definition;
 use crate::migrate::job::Job;
 use crate::migrate::names;
-use crate::pg::{parse, role, spi, txn};
+use crate::pg::{guc, parse, role, spi, txn};
 
 /// The source's file and its size.
 struct File {
@@ -237,15 +237,20 @@ pub fn deduplicate(job: &Job, ends: &mut Ends) -> Result<()> {
 }
 
 /// Builds the next missing index of the target; when all are there, gathers statistics and returns `false`. Outside of
-/// a transaction.
-pub fn build_next(job: &Job, ends: &mut Ends) -> Result<bool> {
+/// a transaction. With `alone`, no more than one process works at it.
+pub fn build_next(job: &Job, ends: &mut Ends, alone: bool) -> Result<bool> {
+    let workers = if alone {
+        "SET LOCAL max_parallel_maintenance_workers = 0; "
+    } else {
+        ""
+    };
     let next = txn::run(|| next_index(job, ends))?;
     let analyze = format!("ANALYZE {}", ends.target_table);
     match (&mut ends.target, next) {
         (End::There(link), Some(index)) => {
-            let mut statements = vec![index.create];
+            let mut statements = vec![format!("{workers}{}", index.create)];
             statements.extend(index.rest);
-            txn::outside(|| link.ask(&statements.join("; ")))?;
+            txn::outside(|| link.ask(&format!("BEGIN; {}; COMMIT", statements.join("; "))))?;
             Ok(true)
         }
         (End::There(link), None) => {
@@ -256,6 +261,9 @@ pub fn build_next(job: &Job, ends: &mut Ends) -> Result<bool> {
             // What comes from a node is one statement of the right kind; PostgreSQL evaluates it as the table's owner.
             txn::run(|| {
                 parse::require(&index.create, &[parse::CREATE_INDEX, parse::ALTER_TABLE])?;
+                if alone {
+                    guc::set_for_transaction("max_parallel_maintenance_workers", "0");
+                }
                 spi::execute(&index.create)?;
                 index.rest.iter().try_for_each(|statement| {
                     role::as_owner(*owner, || spi::execute(statement)).map(|_| ())

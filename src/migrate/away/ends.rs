@@ -119,7 +119,7 @@ pub struct Ends {
 /// What tells objects on a node apart: whose they are, and of which migration.
 pub fn tag(migration: i64) -> Result<String> {
     let prefix = two_phase::prefix()?;
-    let coordinator = prefix.trim_start_matches("repart_").get(..8);
+    let coordinator = prefix.trim_start_matches("repart_").get(..16);
     Ok(format!("{}_{migration}", coordinator.unwrap_or_default()))
 }
 

@@ -35,7 +35,7 @@ pub struct Link {
 /// Settings of the session on which a migration depends.
 const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = '5s'; SET default_transaction_read_only = off;
     SET default_transaction_isolation = 'read committed'; SET row_security = off; SET client_min_messages = error;
-    SET session_replication_role = origin; SET synchronous_commit = on; SET lc_monetary = 'C'; SET jit = off";
+    SET synchronous_commit = on; SET lc_monetary = 'C'; SET jit = off";
 
 impl Link {
     /// Connects for the migration of this number. Inside a transaction.

@@ -15,16 +15,33 @@ use crate::nodes::connect;
 use crate::pg::{relation, spi};
 use crate::settings;
 
+/// Fails unless a whole shard changes its place, and nothing else.
+pub fn require_move(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
+    if !spec.blocking && spec.sources.len() == 1 && spec.targets.len() == 1 {
+        return Ok(());
+    }
+    let name = relation::display_name(table)?;
+    if spec.blocking {
+        return Err(Error::Unsupported {
+            what: format!("a shard of table \"{name}\" has no key that identifies its rows"),
+            detail: "repart.allow_blocking does not concern moves between servers.".to_owned(),
+            hint: "Add a primary key to the shard.".to_owned(),
+        });
+    }
+    let foreign = spec.sources.iter().find(|source| source.remote.is_some());
+    Err(Error::Unsupported {
+        what: format!(
+            "shard \"{}\" of table \"{name}\" is on a node, where it can only be moved",
+            foreign.map_or("", |source| source.name.as_str())
+        ),
+        detail: String::new(),
+        hint: "Move it to node \"local\" with repart_move first.".to_owned(),
+    })
+}
+
 /// Fails where a migration of a table with a part for a node could not be carried out.
 pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     let name = relation::display_name(table)?;
-    if spec.blocking || spec.sources.len() != 1 || spec.targets.len() != 1 {
-        return Err(Error::Unsupported {
-            what: format!("shards of table \"{name}\" on nodes can only be moved"),
-            detail: String::new(),
-            hint: "Move them to node \"local\" with repart_move first.".to_owned(),
-        });
-    }
     for source in &spec.sources {
         if let Some(remote) = &source.remote {
             require_sender(source, remote, spec)?;
@@ -34,9 +51,11 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
         let Some(node) = &target.node else {
             continue;
         };
-        require_receiver(node)?;
         for source in &spec.sources {
             require_portable(table, source)?;
+        }
+        require_receiver(node)?;
+        for source in &spec.sources {
             require_mappings(node, source.relation(), &name)?;
             if source.remote.is_none() {
                 require_space(node, source.relation())?;
@@ -116,6 +135,7 @@ fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<()> {
                     .to_owned(),
         });
     }
+    require_same_columns(source, &mut there, &table)?;
     let sql = KEY_COLUMNS.replace("$1", &format!("{table}::regclass"));
     if there.texts(&sql, 2)?.is_empty() {
         return Err(capture::no_key(shard));
@@ -134,6 +154,32 @@ fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<()> {
         return space::require_here(spec, bytes.unwrap_or(0));
     }
     Ok(())
+}
+
+/// A foreign table need not have the names and types of the table that it stands for: rows that are copied would not
+/// mean the same.
+fn require_same_columns(source: &Source, there: &mut End, table: &str) -> Result<()> {
+    let columns = |table: &str| {
+        format!(
+            "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attname COLLATE \"C\")
+               FROM pg_attribute WHERE attrelid = {table}::regclass AND attnum > 0 AND NOT attisdropped"
+        )
+    };
+    let mut here = End::Here(relation::owner(source.relation())?);
+    let here = here.row(&columns(&spi::quote_literal(source.qualified())), 1)?;
+    let there = there.row(&columns(table), 1)?;
+    if here == there {
+        return Ok(());
+    }
+    let list = |row: Vec<Option<String>>| row.into_iter().flatten().collect::<String>();
+    Err(Error::Unsupported {
+        what: format!(
+            "shard \"{}\" and the table that it stands for have different columns",
+            source.name
+        ),
+        detail: format!("Here: {}. There: {}.", list(here), list(there)),
+        hint: "Give both the same names and types.".to_owned(),
+    })
 }
 
 /// Fails if the table cannot have a foreign partition, or the shard has something that a foreign table cannot have.

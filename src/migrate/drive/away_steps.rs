@@ -58,7 +58,7 @@ impl Drive {
             })?;
             return Ok(Next::Continue);
         }
-        let built = away::copy::build_next(job, ends)?;
+        let built = away::copy::build_next(job, ends, self.pace.gives_way())?;
         if built {
             hold::inside(self.id, "indexed");
             self.watch_backlog(job)?;
@@ -101,7 +101,7 @@ impl Drive {
         let vacuum = format!("VACUUM {}", ends.target_table);
         match &mut ends.target {
             End::There(link) => txn::outside(|| link.ask(&vacuum)).map(|_| ())?,
-            End::Here(_) => index::vacuum(job)?,
+            End::Here(_) => index::vacuum(job, self.pace.gives_way())?,
         }
         to(&job.migration, State::CuttingOver)
     }
