@@ -7,6 +7,7 @@ mod held;
 mod in_place;
 mod partman;
 mod pause;
+mod planner;
 mod rebuild;
 mod sampler;
 mod watched;
@@ -18,7 +19,7 @@ use crate::options::Options;
 pub type Benchmark = (&'static str, fn(&Options) -> Findings);
 
 /// All of them, in the order in which they are run.
-pub const ALL: [Benchmark; 8] = [
+pub const ALL: [Benchmark; 9] = [
     ("rebuild", rebuild::run),
     ("carve", carve::run),
     ("clients", clients::run),
@@ -27,6 +28,7 @@ pub const ALL: [Benchmark; 8] = [
     ("in_place", in_place::run),
     ("pause", pause::run),
     ("sampler", sampler::run),
+    ("planner", planner::run),
 ];
 
 /// How a number of rows is written.

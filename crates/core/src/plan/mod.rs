@@ -21,6 +21,7 @@ mod objective;
 mod schedule;
 mod shift;
 pub mod step;
+pub mod synthetic;
 #[cfg(test)]
 mod tests;
 

@@ -22,6 +22,9 @@ const TRIED_SHARDS: usize = 12;
 /// Nodes that are tried for each: the coolest in that slot, besides the homes of what it is used with.
 const TRIED_NODES: usize = 10;
 
+/// Other nodes that are tried: those with most capacity left.
+const ROOMY_NODES: usize = 5;
+
 /// The heaviest pairs of shards on two nodes that are looked at.
 const TRIED_PAIRS: usize = 1_000;
 
@@ -276,7 +279,15 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
             .filter(|node| *node != cell.node)
             .collect();
         nodes.sort_by(|a, b| used(a).total_cmp(&used(b)).then(a.cmp(b)));
-        nodes.truncate(TRIED_NODES);
+        let others = nodes.split_off(nodes.len().min(TRIED_NODES));
+        // A large shard fits a large node that is not among the coolest.
+        let room = |node: &usize| {
+            let size = self.fleet.members.get(*node).map_or(0.0, |member| member.size);
+            (1.0 - used(node)) * size
+        };
+        let mut roomy = others;
+        roomy.sort_by(|a, b| room(b).total_cmp(&room(a)).then(a.cmp(b)));
+        nodes.extend(roomy.into_iter().take(ROOMY_NODES));
         nodes
     }
 
