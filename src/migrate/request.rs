@@ -196,6 +196,22 @@ pub fn relocate(
     })
 }
 
+/// Whether shards can go to other nodes, and be reshaped there.
+const MOVES_BETWEEN_NODES: bool = false;
+
+/// What a plan's step `move` asks for; `None` while nobody can carry it out: then the row only advises.
+pub fn to_node(shard: pg_sys::Oid, node: &str) -> Result<Option<Wanted>> {
+    if !MOVES_BETWEEN_NODES {
+        return Ok(None);
+    }
+    relocate(shard, Some(node), None).map(Some)
+}
+
+/// Why a shard on a node cannot be reshaped; `None` if it can.
+pub fn cannot_reshape(node: &String) -> Option<String> {
+    (!MOVES_BETWEEN_NODES).then(|| format!("it is on node {node}"))
+}
+
 /// Fails if the node cannot have shards of the table.
 fn require_can_leave(table: pg_sys::Oid, node: &str) -> Result<()> {
     if role::as_superuser(|| nodes::find(node))?.is_none() {

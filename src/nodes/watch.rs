@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use pgrx::pg_sys;
+
 use crate::catalog::journal;
 use crate::catalog::nodes::{self, LOCAL, Node, Placed};
 use crate::catalog::samples;
@@ -17,6 +19,9 @@ use crate::nodes::{shards, two_phase};
 use crate::pg::libpq::{self, Connection, Conninfo};
 use crate::pg::{spi, time, txn};
 use crate::settings::{self, Mode};
+
+/// So often in each `repart.forecast_interval` nodes are asked by which keys their shards are used.
+const KEYS_PER_FORECAST: u32 = 4;
 
 /// What this server was doing at the last look.
 #[derive(Default)]
@@ -63,6 +68,8 @@ pub struct Watch {
     known: BTreeMap<String, Watched>,
     /// Those that did not when they were last asked.
     away: BTreeSet<String>,
+    /// When they were last asked by which keys shards are used.
+    keys_asked: Option<Instant>,
 }
 
 impl Watch {
@@ -128,7 +135,13 @@ impl Watch {
                 Err(error) => note_failure(&watched.node, &error)?,
             }
         }
-        ask_for_shards(&mut answering)?;
+        // A plan needs them as often as there is one; they are too many to be asked for with each sample.
+        let patience = settings::forecast_interval() / KEYS_PER_FORECAST;
+        let with_keys = self.keys_asked.is_none_or(|at| at.elapsed() >= patience);
+        if with_keys {
+            self.keys_asked = Some(Instant::now());
+        }
+        ask_for_shards(&mut answering, with_keys)?;
         for watched in answering {
             self.keep(watched);
         }
@@ -190,7 +203,7 @@ fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
 
 /// Samples the shards on these nodes; what replicas served is added to what their primaries did. A node that cannot tell
 /// now leaves a gap, as a shard here does whose counters cannot be read.
-fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
+fn ask_for_shards(nodes: &mut [Watched], with_keys: bool) -> Result<()> {
     let placed = txn::run(nodes::placed)?;
     for watched in nodes.iter_mut() {
         watched.asked = placed
@@ -199,7 +212,14 @@ fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
             .cloned()
             .collect();
         if !watched.asked.is_empty() {
-            watched.connection.say(&shards::question(&watched.asked))?;
+            let facts = watched.facts.as_ref();
+            let function = facts.and_then(|(facts, _)| facts.sampler.as_deref());
+            let sampler = function.map(|function| shards::Sampler {
+                function,
+                with_keys,
+            });
+            let question = shards::question(&watched.asked, sampler);
+            watched.connection.say(&question)?;
         }
     }
     converse(nodes)?;
@@ -217,6 +237,7 @@ fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
                     &watched.counted,
                     watched.node.replica_of.is_some(),
                 );
+                keep_keys(&watched.node.name, &counted)?;
                 watched.counted = counted;
             }
             Err(error) => {
@@ -230,6 +251,18 @@ fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
         txn::run(|| samples::insert(&samples))?;
     }
     Ok(())
+}
+
+/// Stores the keys of shards that a node has told of.
+fn keep_keys(node: &str, counted: &shards::Counted) -> Result<()> {
+    let keys: Vec<(pg_sys::Oid, &str)> = counted
+        .iter()
+        .filter_map(|(shard, count)| Some((pg_sys::Oid::from(*shard), count.keys.as_deref()?)))
+        .collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    txn::run(|| nodes::store_keys(node, &keys))
 }
 
 fn converse(nodes: &mut [Watched]) -> Result<()> {

@@ -13,13 +13,24 @@ fn ten_thousand_shards_on_a_hundred_nodes_are_balanced_by_moving_a_tenth_of_thei
     let made = plan(&snapshot);
     let after = usage(&snapshot, Some(&made));
     println!("before {before:?}\nafter  {after:?}");
-    assert!(before.peak > 2.0 && before.hot_cells > 500, "nothing to do: {before:?}");
+    assert!(
+        before.peak > 2.0 && before.hot_cells > 500,
+        "nothing to do: {before:?}"
+    );
     assert!(after.peak <= 0.82, "{after:?}");
     assert_eq!(after.hot_cells, 0, "{after:?}");
     assert!(after.moved <= 0.10, "{after:?}");
     assert!(made.steps.iter().all(|step| step.action == Action::Move));
-    assert!(made.steps.iter().all(|step| step.planned_start >= snapshot.now));
-    assert_eq!(made, plan(&snapshot), "the same snapshot gives the same plan");
+    assert!(
+        made.steps
+            .iter()
+            .all(|step| step.planned_start >= snapshot.now)
+    );
+    assert_eq!(
+        made,
+        plan(&snapshot),
+        "the same snapshot gives the same plan"
+    );
 }
 
 #[test]

@@ -138,9 +138,7 @@ impl<'m, 'a> Fleet<'m, 'a> {
     /// Overload-seconds of a utilisation that changes by so much.
     fn overload(&self, utilisation: &[f64], change: impl Fn(usize) -> f64) -> f64 {
         let used = |slot| at(utilisation, slot) + change(slot);
-        self.model
-            .objective
-            .overload(self.model.snapshot.now, used)
+        self.model.objective.overload(self.model.snapshot.now, used)
     }
 
     /// What a shard uses of a node's capacity in a slot.
@@ -272,7 +270,11 @@ impl<'m, 'a> Fleet<'m, 'a> {
         for (member, sign) in [(from, -1.0), (node, 1.0)] {
             let slots = 0..self.model.grid.len();
             let parts: Vec<f64> = slots.map(|slot| self.part(shard, member, slot)).collect();
-            let capacity = self.model.nodes.get(member).map_or(1.0, |node| node.capacity);
+            let capacity = self
+                .model
+                .nodes
+                .get(member)
+                .map_or(1.0, |node| node.capacity);
             let Some(changed) = self.members.get_mut(member) else {
                 continue;
             };
@@ -306,7 +308,15 @@ impl<'m, 'a> Fleet<'m, 'a> {
         };
         let (policy, learned) = (&self.model.policy, &self.model.learned);
         let utilisation = at(&view.load, self.model.grid.slot_at(cutover)) / view.capacity;
-        objective::cost(policy, learned, view.bytes, learned.pause, utilisation, 0.0, 0.0)
+        objective::cost(
+            policy,
+            learned,
+            view.bytes,
+            learned.pause,
+            utilisation,
+            0.0,
+            0.0,
+        )
     }
 }
 

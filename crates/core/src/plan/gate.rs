@@ -89,10 +89,9 @@ impl<'m, 'a> Gate<'m, 'a> {
             },
         );
         let value = value(timing.finish);
-        self.worth(candidate, case, value)
-            .map_err(|(rule, why)| {
-                candidate.reject(rule, self.sentence(candidate, &why), Some(value))
-            })?;
+        self.worth(candidate, case, value).map_err(|(rule, why)| {
+            candidate.reject(rule, self.sentence(candidate, &why), Some(value))
+        })?;
         self.take(candidate, &nodes, &timing);
         Ok(Accepted {
             candidate: candidate.clone(),

@@ -162,7 +162,10 @@ fn step(model: &Model, accepted: &Accepted, rejected: &[Rejected]) -> Option<Ste
     let sources = owner.shards.get(candidate.sources.clone())?;
     let (first, last) = (sources.first()?, sources.last()?);
     let placement = placement(first);
-    let to = candidate.to.as_ref().and_then(|to| model.nodes.get(to.node));
+    let to = candidate
+        .to
+        .as_ref()
+        .and_then(|to| model.nodes.get(to.node));
     Some(Step {
         action: candidate.action,
         table: owner.id,

@@ -186,7 +186,11 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
     /// Why a shard cannot leave, whatever for.
     fn obstacle(&self, placed: Placed) -> Option<(Reason, String)> {
         if self.fleet.is_away(placed.node) {
-            let node = self.model.nodes.get(placed.node).map_or("", |node| node.name);
+            let node = self
+                .model
+                .nodes
+                .get(placed.node)
+                .map_or("", |node| node.name);
             return Some((Reason::Unmovable, format!("{node} does not answer")));
         }
         if let Some(why) = bound(self.model, placed.table) {
@@ -282,7 +286,11 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
         let others = nodes.split_off(nodes.len().min(TRIED_NODES));
         // A large shard fits a large node that is not among the coolest.
         let room = |node: &usize| {
-            let size = self.fleet.members.get(*node).map_or(0.0, |member| member.size);
+            let size = self
+                .fleet
+                .members
+                .get(*node)
+                .map_or(0.0, |member| member.size);
             (1.0 - used(node)) * size
         };
         let mut roomy = others;
@@ -503,7 +511,12 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
                 .max_by(|a, b| part(a).total_cmp(&part(b)).then(b.cmp(a)));
             if let Some(shard) = largest {
                 let cell = Cell { node, slot, used };
-                let why = words::stuck(&self.fleet, cell, shard, self.free.get(shard) == Some(&true));
+                let why = words::stuck(
+                    &self.fleet,
+                    cell,
+                    shard,
+                    self.free.get(shard) == Some(&true),
+                );
                 self.hold_back(shard, Reason::NoCapacity, why);
             }
         }
@@ -544,7 +557,12 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
                 continue;
             }
             let found = self.options_of(shard, &[node]);
-            options.extend(found.into_iter().filter(|option| option.node == node).map(|o| (o, to)));
+            options.extend(
+                found
+                    .into_iter()
+                    .filter(|option| option.node == node)
+                    .map(|o| (o, to)),
+            );
         }
         let limit = self.model.objective.limit;
         let now = self.model.snapshot.now;
@@ -561,7 +579,9 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
             impact: self.share_of_crossing(best),
         };
         let subject = words::together(&self.fleet, best.shard, partner, weight);
-        let others = options.get(1).map(|(other, _)| self.second_best(*other, Reason::Gather));
+        let others = options
+            .get(1)
+            .map(|(other, _)| self.second_best(*other, Reason::Gather));
         let others: Vec<Rejected> = others.into_iter().collect();
         let (shard, node) = (best.shard, best.node);
         let candidate =
@@ -585,5 +605,8 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
 fn bound(model: &Model, table: usize) -> Option<String> {
     let table = model.snapshot.tables.get(table)?;
     let why = table.bound.as_ref()?;
-    Some(format!("shards of {} cannot leave their node: {why}", table.name))
+    Some(format!(
+        "shards of {} cannot leave their node: {why}",
+        table.name
+    ))
 }

@@ -92,7 +92,11 @@ fn servers(count: usize, numbers: &mut Numbers) -> Vec<Node> {
     (0..count)
         .map(|index| Node {
             name: format!("n{index:03}"),
-            capacity: 1e3 * strengths.get(numbers.below(strengths.len())).copied().unwrap_or(16.0),
+            capacity: 1e3
+                * strengths
+                    .get(numbers.below(strengths.len()))
+                    .copied()
+                    .unwrap_or(16.0),
             disk: Some((2e12, 4e12)),
             ..Node::default()
         })
@@ -171,7 +175,9 @@ fn shard(
         name: format!("p{index}"),
         lower: bound(index),
         upper: bound(index + 1),
-        node: nodes.get(home).map_or_else(String::new, |node| node.name.clone()),
+        node: nodes
+            .get(home)
+            .map_or_else(String::new, |node| node.name.clone()),
         rows: bytes / 100.0,
         bytes,
         load_now: q90.first().copied().unwrap_or(0.0),
@@ -224,7 +230,11 @@ pub fn usage(snapshot: &Snapshot, plan: Option<&Plan>) -> Usage {
     for step in plan.iter().flat_map(|plan| &plan.steps) {
         if step.action == Action::Move {
             moved += step.bytes;
-            homes.extend(step.sources.iter().map(|shard| (*shard, step.target.as_str())));
+            homes.extend(
+                step.sources
+                    .iter()
+                    .map(|shard| (*shard, step.target.as_str())),
+            );
         }
     }
     let mut used: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -240,7 +250,9 @@ pub fn usage(snapshot: &Snapshot, plan: Option<&Plan>) -> Usage {
     }
     let cells = snapshot.nodes.iter().flat_map(|node| {
         let sums = used.get(node.name.as_str()).map(Vec::as_slice);
-        sums.unwrap_or_default().iter().map(|sum| sum / node.capacity)
+        sums.unwrap_or_default()
+            .iter()
+            .map(|sum| sum / node.capacity)
     });
     let (mut peak, mut hot_cells) = (0.0, 0);
     for cell in cells {

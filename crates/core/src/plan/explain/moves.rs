@@ -37,7 +37,10 @@ pub(in crate::plan) fn overloaded(fleet: &Fleet, cell: Cell, reason: Reason) -> 
     let model = fleet.model;
     let (name, limit) = (node(fleet, cell.node), percent(model.objective.limit));
     if reason == Reason::HotNow {
-        let now = fleet.members.get(cell.node).map_or(0.0, |member| member.now);
+        let now = fleet
+            .members
+            .get(cell.node)
+            .map_or(0.0, |member| member.now);
         return format!(
             "node {name} uses {} of its capacity now (limit {limit}) and {} {}",
             percent(now),
@@ -71,7 +74,7 @@ pub(in crate::plan) fn deed(fleet: &Fleet, position: usize, to: usize) -> String
     let change = fleet.change(position, to, now);
     let disk = match fleet.members.get(to).and_then(|member| member.disk) {
         Some(_) => String::new(),
-        None => format!(" (how much its disk has left is not known)"),
+        None => " (how much its disk has left is not known)".to_owned(),
     };
     let joined = match change.joined {
         joined if joined > 0.005 => format!(
@@ -138,5 +141,7 @@ pub(in crate::plan) fn stuck(fleet: &Fleet, cell: Cell, largest: usize, is_free:
     } else {
         "it may not be moved now".to_owned()
     };
-    format!("{subject}, but no move relieves it: its largest shard, {name}, takes {part} of it; {why}")
+    format!(
+        "{subject}, but no move relieves it: its largest shard, {name}, takes {part} of it; {why}"
+    )
 }

@@ -82,7 +82,10 @@ fn a_node_that_is_used_too_much_gives_a_shard_to_a_cooler_one() {
     let first = plan(&snapshot);
     let step = only_move(&first);
     assert_eq!((step.reason, step.deadline), (Reason::HotNow, Some(NOW)));
-    assert_eq!((step.source.as_str(), step.target.as_str()), ("north", "south"));
+    assert_eq!(
+        (step.source.as_str(), step.target.as_str()),
+        ("north", "south")
+    );
     assert!((step.bytes - 1e9).abs() < 1.0 && step.benefit > 2.0 * step.cost);
     for part in [
         "node north uses 90 % of its capacity now (limit 70 %)",
@@ -103,10 +106,14 @@ fn a_forecast_peak_is_met_before_it_comes() {
     }
     let plan = plan(&snapshot);
     let step = only_move(&plan);
-    assert_eq!((step.reason, step.deadline), (Reason::PredictedHot, Some(NOW + 8 * HOUR)));
+    assert_eq!(
+        (step.reason, step.deadline),
+        (Reason::PredictedHot, Some(NOW + 8 * HOUR))
+    );
     assert!(step.start_by.unwrap() < NOW + 8 * HOUR && !step.will_miss);
     assert!(
-        step.why.contains("node north is forecast to use 93 % of its capacity (limit 70 %), in 8 h"),
+        step.why
+            .contains("node north is forecast to use 93 % of its capacity (limit 70 %), in 8 h"),
         "{}",
         step.why
     );
@@ -126,7 +133,8 @@ fn what_a_node_does_besides_counts_where_it_is_and_stays_there() {
         let plan = plan(&snapshot);
         let step = only_move(&plan);
         assert!(
-            step.why.contains("leaves node north at most 60 % and node south at most 50 %"),
+            step.why
+                .contains("leaves node north at most 60 % and node south at most 50 %"),
             "{}",
             step.why
         );
@@ -156,7 +164,10 @@ fn rows_of_different_price_are_compared_by_the_time_they_take() {
     }
     snapshot.policy.shard_capacity = 3_000.0;
     let plan = plan(&snapshot);
-    assert!(only_move(&plan).why.contains("node north uses 90 %"), "{plan:#?}");
+    assert!(
+        only_move(&plan).why.contains("node north uses 90 %"),
+        "{plan:#?}"
+    );
 }
 
 #[test]
@@ -169,7 +180,11 @@ fn a_stronger_node_takes_more_and_a_weaker_one_less() {
     assert_eq!(held_by(&snapshot).0, Reason::NoAction);
     let mut snapshot = uneven();
     snapshot.nodes[1].weight = 0.4;
-    assert_eq!(held_by(&snapshot).0, Reason::NoAction, "0.5 + 0.75 is more than it can serve");
+    assert_eq!(
+        held_by(&snapshot).0,
+        Reason::NoAction,
+        "0.5 + 0.75 is more than it can serve"
+    );
 }
 
 #[test]
@@ -227,7 +242,10 @@ fn tables_and_shards_that_cannot_leave_stay_where_they_are() {
     snapshot.nodes[0].draining = true;
     let (rule, why) = held_by(&snapshot);
     assert_eq!(rule, Reason::Unmovable);
-    assert!(why.contains("shards of orders cannot leave their node: it has unique"), "{why}");
+    assert!(
+        why.contains("shards of orders cannot leave their node: it has unique"),
+        "{why}"
+    );
 
     let mut snapshot = uneven();
     for shard in &mut snapshot.tables[0].shards {
@@ -249,7 +267,10 @@ fn what_cannot_be_reshaped_can_still_move() {
     snapshot.tables[0].shards.truncate(3);
     let (rule, why) = held_by(&snapshot);
     assert_eq!(rule, Reason::Unmovable);
-    assert!(why.contains("cannot be reshaped: it is on another server"), "{why}");
+    assert!(
+        why.contains("cannot be reshaped: it is on another server"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -262,15 +283,26 @@ fn a_node_that_is_to_be_emptied_is_emptied_and_its_shards_are_spread() {
     let first = plan(&snapshot);
     assert_eq!(moves(&first).len(), 6, "{first:#?}");
     assert!(first.steps.iter().all(|step| step.reason == Reason::Drain));
-    let to_east = first.steps.iter().filter(|step| step.target == "east").count();
+    let to_east = first
+        .steps
+        .iter()
+        .filter(|step| step.target == "east")
+        .count();
     assert_eq!(to_east, 4, "both end up at 0.4: {first:#?}");
     assert!(
-        first.steps[0].why.contains("node north is to be emptied and holds 6 shards"),
+        first.steps[0]
+            .why
+            .contains("node north is to be emptied and holds 6 shards"),
         "{}",
         first.steps[0].why
     );
     // One after the other, as one may run at a time on a node, and none waits for a quieter hour.
-    let last = first.steps.iter().map(|step| step.planned_start).max().unwrap();
+    let last = first
+        .steps
+        .iter()
+        .map(|step| step.planned_start)
+        .max()
+        .unwrap();
     assert!(first.steps[0].planned_start == NOW && last < NOW + HOUR);
     carry_out(&mut snapshot, &first);
     assert_eq!(held_by(&snapshot).0, Reason::NoAction);
@@ -280,7 +312,10 @@ fn a_node_that_is_to_be_emptied_is_emptied_and_its_shards_are_spread() {
 fn a_shard_without_a_place_keeps_its_node_from_being_emptied_and_the_row_says_why() {
     let mut snapshot = fleet(
         vec![node("north"), node("south")],
-        vec![on("north", 0, constant(100.0)), on("south", 1, constant(850.0))],
+        vec![
+            on("north", 0, constant(100.0)),
+            on("south", 1, constant(850.0)),
+        ],
     );
     snapshot.nodes[0].draining = true;
     snapshot.nodes[1].utilisation = Some(0.85);
@@ -294,7 +329,10 @@ fn a_shard_without_a_place_keeps_its_node_from_being_emptied_and_the_row_says_wh
 
 #[test]
 fn shards_that_are_used_together_come_together() {
-    let shards = vec![on("north", 0, constant(100.0)), on("south", 1, constant(100.0))];
+    let shards = vec![
+        on("north", 0, constant(100.0)),
+        on("south", 1, constant(100.0)),
+    ];
     let mut snapshot = fleet(vec![node("north"), node("south")], shards);
     snapshot.co_access = vec![CoAccess {
         a: 100,
@@ -305,8 +343,11 @@ fn shards_that_are_used_together_come_together() {
     let step = only_move(&first);
     assert_eq!(step.reason, Reason::Gather);
     assert!(
-        step.why.contains("40.0 transactions per second use both orders_p")
-            && step.why.contains("40.0 transactions per second less use two nodes"),
+        step.why
+            .contains("40.0 transactions per second use both orders_p")
+            && step
+                .why
+                .contains("40.0 transactions per second less use two nodes"),
         "{}",
         step.why
     );
@@ -317,7 +358,10 @@ fn shards_that_are_used_together_come_together() {
 #[test]
 fn few_common_transactions_and_common_nodes_that_are_full_are_no_reason_to_move() {
     let both = |weight: f64, load: f64| {
-        let shards = vec![on("north", 0, constant(load)), on("south", 1, constant(load))];
+        let shards = vec![
+            on("north", 0, constant(load)),
+            on("south", 1, constant(load)),
+        ];
         let mut snapshot = fleet(vec![node("north"), node("south")], shards);
         snapshot.co_access = vec![CoAccess {
             a: 100,
@@ -374,7 +418,11 @@ fn moves_keep_to_the_churn_budget_and_the_alternatives_say_so() {
     let bytes: f64 = plan.steps.iter().map(|step| step.bytes).sum();
     assert_eq!(moves(&plan).len(), 3, "{plan:#?}");
     assert!(bytes <= 0.25 * 13e9);
-    let alternatives: String = plan.steps.iter().map(|s| s.alternatives.to_string()).collect();
+    let alternatives: String = plan
+        .steps
+        .iter()
+        .map(|s| s.alternatives.to_string())
+        .collect();
     assert!(alternatives.contains("CHURN_BUDGET"), "{alternatives}");
 }
 
@@ -390,7 +438,11 @@ fn no_more_migrations_run_at_once_than_may() {
         starts
     };
     let apart = starts(&snapshot);
-    assert_eq!((apart.len(), apart[0], apart[1]), (2, NOW, NOW), "from different nodes");
+    assert_eq!(
+        (apart.len(), apart[0], apart[1]),
+        (2, NOW, NOW),
+        "from different nodes"
+    );
     snapshot.policy.max_running = 1;
     let in_turn = starts(&snapshot);
     assert!(in_turn[0] == NOW && in_turn[1] > NOW, "{in_turn:?}");
