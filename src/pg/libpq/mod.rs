@@ -15,7 +15,7 @@ use std::ptr;
 use pgrx::pg_sys;
 use pq_sys::{ConnStatusType, PGTransactionStatusType, PGconn};
 
-pub use converse::converse;
+pub use converse::{converse, talk};
 pub use result::Answer;
 
 use crate::error::{Error, Result};
@@ -247,7 +247,7 @@ impl Connection {
     }
 
     /// Whether there is nothing to wait for.
-    fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         match self.stage {
             Stage::Broken => true,
             Stage::Idle => self.said.is_empty(),

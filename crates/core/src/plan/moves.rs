@@ -56,6 +56,8 @@ pub(super) struct Chance {
     /// Overload-seconds gained, without what it costs.
     gain: f64,
     net: f64,
+    /// The highest utilisation of that node afterwards.
+    peak: f64,
 }
 
 /// The moves between nodes, and what was held back.
@@ -199,6 +201,20 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
         held(self.model, placed.table, placed.shard)
     }
 
+    /// Why a shard is not moved for its load, if that is not for want of a place.
+    fn impediment(&self, shard: usize) -> Option<String> {
+        let placed = self.fleet.shards.get(shard).copied()?;
+        let (table, at) = (placed.table, placed.shard);
+        let why = self
+            .obstacle(placed)
+            .or_else(|| resting(self.model, table, at))
+            .map(|(_, why)| why);
+        why.or_else(|| {
+            let used = self.gate.is_used(table, at);
+            used.then(|| "another step of this plan changes it".to_owned())
+        })
+    }
+
     /// Relieves the nodes that are or will be used too much.
     fn balance(&mut self) {
         let mut stuck: BTreeSet<(usize, usize)> = BTreeSet::new();
@@ -267,7 +283,7 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
             .into_iter()
             .flat_map(|shard| self.options_of(shard, &coolest))
             .collect();
-        options.sort_by(|a, b| b.net.total_cmp(&a.net));
+        options.sort_by(|a, b| b.net.total_cmp(&a.net).then(a.peak.total_cmp(&b.peak)));
         options
     }
 
@@ -325,23 +341,17 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
                 let joined = self.fleet.crossing(self.fleet.joined(shard, node));
                 let gain = leaving - self.fleet.arriving(shard, node, now) + joined;
                 let net = gain - price;
-                (net > 0.0).then_some(Chance {
+                let peak = self.fleet.change(shard, node, now).target_peak;
+                let is_bearable = peak <= self.model.objective.hard_limit;
+                (net > 0.0 && is_bearable).then_some(Chance {
                     shard,
                     node,
                     gain,
                     net,
+                    peak,
                 })
             })
-            .filter(|option| self.is_bearable(option))
             .collect()
-    }
-
-    /// Whether the node that receives stays below the hard limit.
-    fn is_bearable(&self, option: &Chance) -> bool {
-        let change = self
-            .fleet
-            .change(option.shard, option.node, self.model.snapshot.now);
-        change.target_peak <= self.model.objective.hard_limit
     }
 
     /// Makes a move that relieves a slot, if the gate lets it through.
@@ -511,12 +521,7 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
                 .max_by(|a, b| part(a).total_cmp(&part(b)).then(b.cmp(a)));
             if let Some(shard) = largest {
                 let cell = Cell { node, slot, used };
-                let why = words::stuck(
-                    &self.fleet,
-                    cell,
-                    shard,
-                    self.free.get(shard) == Some(&true),
-                );
+                let why = words::stuck(&self.fleet, cell, shard, self.impediment(shard));
                 self.hold_back(shard, Reason::NoCapacity, why);
             }
         }

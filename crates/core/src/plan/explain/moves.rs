@@ -131,16 +131,17 @@ pub(in crate::plan) fn no_room(fleet: &Fleet, position: usize) -> String {
     format!("no other node can take it: {}", reasons.join(", "))
 }
 
-/// Why a node stays too hot.
-pub(in crate::plan) fn stuck(fleet: &Fleet, cell: Cell, largest: usize, is_free: bool) -> String {
+/// Why a node stays too hot: `impediment` keeps its largest shard there, or else there is no place for it.
+pub(in crate::plan) fn stuck(
+    fleet: &Fleet,
+    cell: Cell,
+    largest: usize,
+    impediment: Option<String>,
+) -> String {
     let part = percent(fleet.part(largest, cell.node, cell.slot));
     let (name, _) = shard(fleet, largest);
     let subject = overloaded(fleet, cell, Reason::PredictedHot);
-    let why = if is_free {
-        no_room(fleet, largest)
-    } else {
-        "it may not be moved now".to_owned()
-    };
+    let why = impediment.unwrap_or_else(|| no_room(fleet, largest));
     format!(
         "{subject}, but no move relieves it: its largest shard, {name}, takes {part} of it; {why}"
     )

@@ -239,6 +239,14 @@ fn tables_and_shards_that_cannot_leave_stay_where_they_are() {
     let mut snapshot = uneven();
     snapshot.tables[0].bound = Some("it has unique indexes (orders_pkey)".to_owned());
     assert_eq!(moves(&plan(&snapshot)).len(), 0);
+    // Where that leaves a node too hot, it is said.
+    snapshot.nodes[0].utilisation = Some(0.95);
+    let (rule, why) = held_by(&snapshot);
+    assert_eq!(rule, Reason::NoCapacity);
+    assert!(
+        why.contains("node north is forecast to use 95 %") && why.contains("it has unique indexes"),
+        "{why}"
+    );
     snapshot.nodes[0].draining = true;
     let (rule, why) = held_by(&snapshot);
     assert_eq!(rule, Reason::Unmovable);
