@@ -178,9 +178,8 @@ pub fn nodes_of(id: i64) -> Result<Vec<String>> {
            LEFT JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = (s ->> 'oid')::oid
            LEFT JOIN pg_catalog.pg_foreign_server v ON v.oid = f.ftserver
           UNION
-         SELECT t ->> 'node'
+         SELECT coalesce(t ->> 'node', 'local')
            FROM m CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(m.spec -> 'targets') t
-          WHERE t ->> 'node' IS NOT NULL
           ORDER BY 1",
         &[id.into()],
         |row| row.get(1),

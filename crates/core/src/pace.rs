@@ -101,7 +101,7 @@ impl Duty {
 
     /// Whether it works for a part of its time only.
     pub fn is_shared(self) -> bool {
-        self.0 < 1.0
+        self.share < 1.0
     }
 
     /// How long to rest after so many seconds of work.
