@@ -42,10 +42,33 @@ CREATE TABLE repart.node_samples (
     max_connections  integer,
     transactions     double precision,
     lag              double precision,
+    cpus             integer,
     PRIMARY KEY (node, at)
 );
 COMMENT ON TABLE repart.node_samples IS 'observed load of each node over the seconds before "at": cpu and stalls as shares of 1, bytes and transactions per second, lag of a replica in seconds; kept for repart.retention';
 CREATE INDEX node_samples_at_idx ON repart.node_samples (at);
+
+-- What is foreseen of each node, for admitting migrations: as much of it as is used, as a share of 1.
+CREATE TABLE repart.node_curves (
+    node     name             NOT NULL,
+    metric   text             NOT NULL CHECK (metric IN ('cpu', 'io', 'memory')),
+    made_at  timestamptz      NOT NULL DEFAULT now(),
+    first_at timestamptz      NOT NULL,
+    step     interval         NOT NULL,
+    q90      double precision[] NOT NULL,
+    PRIMARY KEY (node, metric)
+);
+COMMENT ON TABLE repart.node_curves IS 'the latest forecast of what is used of the processors, the I/O and the memory of each node, "local" included: 90 % quantiles as shares of 1, one per step';
+
+-- By which keys shards on nodes were used lately, as their access samplers tell: what shared memory has for local ones.
+CREATE TABLE repart.node_keys (
+    shard oid         NOT NULL,
+    node  name        NOT NULL,
+    at    timestamptz NOT NULL,
+    keys  jsonb       NOT NULL,
+    PRIMARY KEY (shard, node)
+);
+COMMENT ON TABLE repart.node_keys IS 'the keys by which each shard on a node was used lately, as sampled there';
 
 -- Begins the name of every transaction that is prepared on a node, so that coordinators that share one leave those of
 -- each other alone. Not dumped: a restored database is another coordinator.

@@ -17,7 +17,9 @@ SELECT n.node,
        s.read_bytes, s.write_bytes,
        s.disk_total, s.disk_free,
        s.connections, s.active, s.max_connections,
-       s.transactions, s.lag
+       s.transactions, s.lag, s.cpus,
+       CASE WHEN n.node = 'local' AND pg_catalog.current_setting('repart.sampler', true) = 'on'
+                 OR t.facts ->> 'sampler' IS NOT NULL THEN 'sampler' ELSE 'statistics' END AS shards_observed_by
   FROM (SELECT 'local'::name AS node, NULL::name AS replica_of, 1::double precision AS weight, false AS draining
         UNION ALL
         SELECT node, replica_of, weight, draining FROM repart.node_list) n
@@ -31,7 +33,7 @@ SELECT n.node,
          LEFT JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = c.oid
          LEFT JOIN pg_catalog.pg_foreign_server v ON v.oid = f.ftserver
         WHERE pg_catalog.pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT' AND coalesce(v.srvname, 'local') = n.node) h;
-COMMENT ON VIEW repart.nodes IS 'servers that can hold shards, this one (local) included, with their latest sample: cpu and stalls as shares of 1, bytes and transactions per second, lag of a replica in seconds';
+COMMENT ON VIEW repart.nodes IS 'servers that can hold shards, this one (local) included, with their latest sample: cpu and stalls as shares of 1, bytes and transactions per second, lag of a replica in seconds; shards_observed_by: its access sampler, or only PostgreSQL''s statistics, which know no execution times and no keys';
 
 CREATE VIEW repart.in_doubt AS
 SELECT p.node, p.gid, p.decision, p.purpose, p.decided_at, coalesce(t.error, p.error) AS error

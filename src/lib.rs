@@ -45,7 +45,8 @@ extension_sql_file!(
         api::nodes::repart_add_node,
         api::nodes::repart_remove_node,
         api::nodes::repart_drain_node,
-        api::nodes::repart_node_usage
+        api::nodes::repart_node_usage,
+        api::hosted::repart_count_shard
     ]
 );
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);

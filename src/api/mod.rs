@@ -3,6 +3,7 @@
 mod control;
 mod forecast;
 pub mod heat;
+pub mod hosted;
 pub mod manage;
 mod migrate;
 pub mod nodes;

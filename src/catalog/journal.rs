@@ -130,19 +130,61 @@ pub fn insert(request: Request) -> Result<i64> {
     .ok_or_else(|| Error::Internal("a migration was not queued".to_owned()))
 }
 
-/// Unfinished migrations that need a mover now, oldest first, with whether they are paused. A paused one that
-/// has begun needs it too: somebody must keep its log short. Without those that another one leads.
-pub fn runnable() -> Result<Vec<(i64, bool)>> {
+/// An unfinished migration that needs a mover now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Runnable {
+    /// Its number.
+    pub id: i64,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// Whether it is to begin, and begins by itself: a plan asked for it, and nobody has cancelled it.
+    pub waits: bool,
+    /// When the limit that it is to keep is passed, µs since the Unix epoch, if a plan said so.
+    pub deadline: Option<i64>,
+    /// How long it is expected to take, s; 0 where nobody said.
+    pub duration: f64,
+}
+
+/// Unfinished migrations that need a mover now, oldest first. A paused one that has begun needs it too: somebody must
+/// keep its log short. Without those that another one leads.
+pub fn runnable() -> Result<Vec<Runnable>> {
     spi::select(
-        "SELECT j.id, p.paused
+        "SELECT j.id, p.paused, j.state = 'queued' AND j.plan_id IS NOT NULL AND NOT j.cancel_requested,
+                (s.spec ->> 'deadline')::int8, coalesce((j.predicted ->> 'duration')::float8, 0)
            FROM repart.journal j
+           LEFT JOIN repart.plan_steps s ON s.plan_id = j.plan_id AND s.step = j.step
           CROSS JOIN LATERAL (SELECT j.paused_by IS NOT NULL OR EXISTS (SELECT FROM repart.pause) AS paused) p
           WHERE j.state NOT IN ('done', 'cancelled', 'failed') AND j.leader IS NULL
             AND (j.state <> 'queued' OR j.cancel_requested
                  OR j.start_at <= pg_catalog.clock_timestamp() AND NOT p.paused)
           ORDER BY j.state = 'queued', j.start_at, j.id",
         &[],
-        |row| Ok((row.get(1)?, row.get(2)?)),
+        |row| {
+            Ok(Runnable {
+                id: row.get(1)?,
+                paused: row.get(2)?,
+                waits: row.get(3)?,
+                deadline: row.optional(4)?,
+                duration: row.get(5)?,
+            })
+        },
+    )
+}
+
+/// The nodes on which a migration and those that follow it have sources or targets.
+pub fn nodes_of(id: i64) -> Result<Vec<String>> {
+    spi::query(
+        "WITH m AS (SELECT spec FROM repart.journal WHERE id = $1 OR leader = $1)
+         SELECT coalesce(v.srvname::text, 'local')
+           FROM m CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(m.spec -> 'sources') s
+           LEFT JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = (s ->> 'oid')::oid
+           LEFT JOIN pg_catalog.pg_foreign_server v ON v.oid = f.ftserver
+          UNION
+         SELECT coalesce(t ->> 'node', 'local')
+           FROM m CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(m.spec -> 'targets') t
+          ORDER BY 1",
+        &[id.into()],
+        |row| row.get(1),
     )
 }
 

@@ -22,3 +22,4 @@ pub mod samples;
 pub mod shards;
 pub mod tables;
 pub mod two_phase;
+pub mod usage;

@@ -179,7 +179,13 @@ pub fn upsert(node: &Node) -> Result<()> {
 
 /// Forgets a node, and what was observed of it.
 pub fn delete(name: &str) -> Result<()> {
-    for table in ["node_list", "node_state", "node_samples"] {
+    for table in [
+        "node_list",
+        "node_state",
+        "node_samples",
+        "node_curves",
+        "node_keys",
+    ] {
         spi::run(
             &format!("DELETE FROM repart.{table} WHERE node = $1::name"),
             &[name.into()],
@@ -219,6 +225,28 @@ pub fn shards(server: &str) -> Result<Vec<pg_sys::Oid>> {
     )
 }
 
+/// Whether a node did not answer when it was last asked, or never has.
+pub fn is_away(name: &str) -> Result<bool> {
+    let answers = spi::query_value::<bool>(
+        "SELECT seen_at IS NOT NULL AND error IS NULL FROM repart.node_state WHERE node = $1::name",
+        &[name.into()],
+    )?;
+    Ok(answers != Some(true))
+}
+
+/// The shards of a table that are foreign tables, each with its server's name.
+pub fn homes(table: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, String)>> {
+    spi::query(
+        "SELECT f.ftrelid, v.srvname::text
+           FROM pg_catalog.pg_inherits i
+           JOIN pg_catalog.pg_foreign_table f ON f.ftrelid = i.inhrelid
+           JOIN pg_catalog.pg_foreign_server v ON v.oid = f.ftserver
+          WHERE i.inhparent = $1",
+        &[table.into()],
+        |row| Ok((row.get(1)?, row.get(2)?)),
+    )
+}
+
 /// Foreign partitions of a table on servers that are no nodes, each with the server's name.
 pub fn strangers(table: pg_sys::Oid) -> Result<Vec<(String, String)>> {
     spi::query(
@@ -245,6 +273,8 @@ pub struct Placed {
     pub schema: String,
     /// The name of the table there.
     pub table: String,
+    /// The name of its key column there.
+    pub key: String,
 }
 
 /// The shards of managed tables that are on nodes, with the names that postgres_fdw uses there.
@@ -255,7 +285,12 @@ pub fn placed() -> Result<Vec<Placed>> {
         )
     };
     let sql = format!(
-        "SELECT f.ftrelid, v.srvname::text, {}, {}
+        "SELECT f.ftrelid, v.srvname::text, {}, {},
+                coalesce((SELECT coalesce((SELECT o.option_value FROM pg_catalog.pg_options_to_table(a.attfdwoptions) o
+                                            WHERE o.option_name = 'column_name'), a.attname::text)
+                            FROM pg_catalog.pg_attribute k
+                            JOIN pg_catalog.pg_attribute a ON a.attrelid = f.ftrelid AND a.attname = k.attname
+                           WHERE k.attrelid = p.partrelid AND k.attnum = p.partattrs[0]), '')
            FROM repart.sharded_tables m
            JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = m.relation
            JOIN pg_catalog.pg_inherits i ON i.inhparent = p.partrelid AND i.inhrelid <> p.partdefid
@@ -273,6 +308,7 @@ pub fn placed() -> Result<Vec<Placed>> {
             node: row.get(2)?,
             schema: row.get(3)?,
             table: row.get(4)?,
+            key: row.get(5)?,
         })
     })
 }
@@ -351,13 +387,15 @@ pub struct NodeSample {
     pub transactions: Option<f64>,
     /// Seconds that a replica is behind.
     pub lag: Option<f64>,
+    /// Number of processors.
+    pub cpus: Option<i32>,
 }
 
 /// Adds an observation of a node, if it still is one.
 pub fn insert_sample(name: &str, at: i64, sample: &NodeSample) -> Result<()> {
     spi::run(
         "INSERT INTO repart.node_samples
-         SELECT $1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19
+         SELECT $1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
           WHERE $1 = 'local' OR EXISTS (SELECT FROM repart.node_list n WHERE n.node = $1::name)
          ON CONFLICT DO NOTHING",
         &[
@@ -380,6 +418,7 @@ pub fn insert_sample(name: &str, at: i64, sample: &NodeSample) -> Result<()> {
             sample.sessions[2].into(),
             sample.transactions.into(),
             sample.lag.into(),
+            sample.cpus.into(),
         ],
     )?;
     Ok(())
@@ -391,5 +430,38 @@ pub fn purge(before: i64, limit: i64) -> Result<u64> {
         "DELETE FROM repart.node_samples
           WHERE ctid = ANY (ARRAY(SELECT ctid FROM repart.node_samples WHERE at < $1 ORDER BY at LIMIT $2))",
         &[time::to_sql(before).into(), limit.into()],
+    )
+}
+
+/// Keeps the keys of shards that a node has told of, as JSON, instead of those that it told of before.
+pub fn store_keys(node: &str, keys: &[(pg_sys::Oid, &str)]) -> Result<()> {
+    let (shards, texts): (Vec<pg_sys::Oid>, Vec<String>) = keys
+        .iter()
+        .map(|(shard, keys)| (*shard, (*keys).to_owned()))
+        .unzip();
+    spi::run(
+        "INSERT INTO repart.node_keys AS k (shard, node, at, keys)
+         SELECT u.shard, $1::name, pg_catalog.clock_timestamp(), u.keys::jsonb
+           FROM unnest($2::oid[], $3::text[]) u (shard, keys)
+          WHERE EXISTS (SELECT FROM repart.node_list n WHERE n.node = $1::name)
+         ON CONFLICT (shard, node) DO UPDATE SET at = excluded.at, keys = excluded.keys",
+        &[node.into(), shards.into(), texts.into()],
+    )?;
+    Ok(())
+}
+
+/// The keys of a shard that nodes have told of lately, one list from each.
+pub fn keys(shard: pg_sys::Oid) -> Result<Vec<serde_json::Value>> {
+    spi::query(
+        "SELECT keys FROM repart.node_keys WHERE shard = $1 AND at > pg_catalog.now() - interval '1 day' ORDER BY node",
+        &[shard.into()],
+        |row| Ok(row.get::<pgrx::JsonB>(1)?.0),
+    )
+}
+
+/// Forgets the keys of shards that are gone.
+pub fn forget_gone_keys() -> Result<u64> {
+    spi::execute(
+        "DELETE FROM repart.node_keys t WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.shard)",
     )
 }

@@ -8,6 +8,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 use repart_core::series::Counters;
 
+use crate::catalog::nodes;
 use crate::error::Result;
 use crate::pg::{spi, time};
 
@@ -233,6 +234,24 @@ pub fn of(shards: &[pg_sys::Oid], since: i64) -> Result<Vec<(pg_sys::Oid, Stored
     )
 }
 
+/// A shard, its last known size in bytes, and what a row of its load took, ms.
+pub type SizeAndCost = (pg_sys::Oid, Option<i64>, Option<f64>);
+
+/// What is known of how shards were used lately: the last size, and what a row of the load took, ms. Shards without
+/// samples since then are left out.
+///
+/// The median of the samples, so that times in which statements waited for each other say little.
+pub fn sizes_and_costs(shards: &[pg_sys::Oid], since: i64) -> Result<Vec<SizeAndCost>> {
+    spi::query(
+        "SELECT shard, (array_agg(size ORDER BY at DESC) FILTER (WHERE size IS NOT NULL))[1],
+                percentile_cont(0.5) WITHIN GROUP (ORDER BY busy_ms / (reads + writes))
+                    FILTER (WHERE busy_ms > 0 AND reads + writes > 0)
+           FROM repart.samples WHERE shard = ANY ($1) AND at > $2 GROUP BY shard",
+        &[shards.to_vec().into(), time::to_sql(since).into()],
+        |row| Ok((row.get(1)?, row.optional(2)?, row.optional(3)?)),
+    )
+}
+
 /// Deletes at most `limit` observations that are older than `before`.
 pub fn purge(before: i64, limit: i64) -> Result<u64> {
     spi::run(
@@ -257,6 +276,7 @@ pub fn forget_gone_shards() -> Result<u64> {
         "DELETE FROM repart.forecast_curves t
           WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.shard)",
     )?;
+    nodes::forget_gone_keys()?;
     Ok(counters + forecasts)
 }
 

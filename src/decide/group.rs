@@ -37,6 +37,10 @@ pub fn together(
     }
     if !others.is_empty() {
         for (n, sum) in sums.iter_mut().enumerate() {
+            let members = [first].into_iter().chain(others);
+            sum.cost = cost(members.filter_map(|table| table.shards.get(n)));
+        }
+        for (n, sum) in sums.iter_mut().enumerate() {
             let loads: Vec<(f64, &[series::Sample])> = [first]
                 .into_iter()
                 .chain(others)
@@ -59,6 +63,16 @@ fn differs(one: &Forecasted, other: &Forecasted) -> Result<bool> {
     Ok(difference.is_some())
 }
 
+/// What a row takes in these shards, each weighed by the load that it has now; 0 where that is not known.
+fn cost<'s>(shards: impl Iterator<Item = &'s Shard>) -> f64 {
+    let known = shards.filter(|shard| shard.cost > 0.0);
+    let (busy, rows) = known.fold((0.0, 0.0), |(busy, rows), shard| {
+        let load = shard.load_now.max(1e-3);
+        (busy + shard.cost * load, rows + load)
+    });
+    if rows > 0.0 { busy / rows } else { 0.0 }
+}
+
 /// Adds what is no series. The load is summed as one, and forecast anew.
 fn add(sum: &mut Shard, shard: &Shard) {
     sum.rows += shard.rows;
@@ -70,6 +84,10 @@ fn add(sum: &mut Shard, shard: &Shard) {
     if sum.unmovable.is_none() {
         sum.unmovable.clone_from(&shard.unmovable);
     }
+    if sum.indivisible.is_none() {
+        sum.indivisible.clone_from(&shard.indivisible);
+    }
+    sum.companions.push(shard.id);
     sum.forecast = None;
     (sum.load_now, sum.recent_peak, sum.history_span) = (0.0, 0.0, 0);
 }

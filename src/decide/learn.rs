@@ -26,7 +26,11 @@ pub fn learned() -> Result<Learned> {
 /// only the ratio of what was promised and what came counts, and it is known after a whole season.
 fn outcome(recorded: &Recorded) -> Result<Outcome> {
     let judged = recorded.judged_until.unwrap_or(i64::MIN) >= end_of_judgement(recorded)?;
-    let gain = |after: Option<f64>| Some(recorded.load_before? - after?);
+    // A shard on another node has the same load as before: what a move gains, its node shows.
+    let gain = |after: Option<f64>| {
+        let before = recorded.load_before.filter(|_| recorded.kind != "move");
+        Some(before? - after?)
+    };
     Ok(Outcome {
         kind: action(&recorded.kind),
         bytes: recorded.bytes,

@@ -47,6 +47,11 @@ impl Foreseen {
         }
     }
 
+    /// The forecast, if there is one.
+    pub fn into_curve(self) -> Option<Curve> {
+        self.made.map(curve)
+    }
+
     /// Fills in what it says of a shard; returns the forecast.
     pub fn fill(self, shard: &mut Shard) -> Option<Forecast> {
         if let Some(now) = self.now {

@@ -4,9 +4,11 @@
 //! - [`options`]: what the settings and arguments ask for;
 //! - [`table`]: the forecasts of one table, and all that a plan needs to know of it;
 //! - [`group`]: colocated tables, which are planned as one;
+//! - [`fleet`]: the nodes;
 //! - [`plan`]: a plan for some tables;
 //! - [`learn`]: what finished migrations teach.
 
+pub mod fleet;
 pub mod group;
 pub mod learn;
 pub mod many;

@@ -5,7 +5,7 @@ use repart_core::plan::input::{Node, Policy, Snapshot, Table};
 use repart_core::plan::{self, Action, Plan, Reason, Step};
 
 use crate::catalog::{groups, plans, tables};
-use crate::decide::{learn, options::Options, table};
+use crate::decide::{fleet, learn, options::Options, table};
 use crate::error::Result;
 use crate::pg::{time, txn};
 use crate::settings;
@@ -30,7 +30,7 @@ pub fn make_plan_for(relations: &[pg_sys::Oid]) -> Result<i64> {
         .into_iter()
         .map(|relation| table::prepare(relation, &options))
         .collect::<Result<Vec<_>>>()?;
-    store(tables)
+    store(tables, fleet::nodes(&options)?)
 }
 
 /// What stands for these tables in a plan: of each colocation group its first table.
@@ -61,27 +61,26 @@ pub fn make_plan_isolated() -> Result<(i64, Vec<(pg_sys::Oid, crate::error::Erro
             Err(error) => failed.push((relation, error)),
         }
     }
-    Ok((txn::run(|| store(prepared))?, failed))
+    let nodes = txn::run(|| fleet::nodes(&Options::from_settings()?))?;
+    Ok((txn::run(|| store(prepared, nodes))?, failed))
 }
 
 /// Plans for tables that are prepared, and stores the plan.
-fn store(tables: Vec<Table>) -> Result<i64> {
+fn store(tables: Vec<Table>, nodes: Vec<Node>) -> Result<i64> {
     let plan = if tables.is_empty() {
         nothing_managed()?
     } else {
-        plan::plan(&snapshot(tables)?)
+        plan::plan(&snapshot(tables, nodes)?)
     };
     plans::store(&plan)
 }
 
-fn snapshot(tables: Vec<Table>) -> Result<Snapshot> {
+fn snapshot(tables: Vec<Table>, nodes: Vec<Node>) -> Result<Snapshot> {
     Ok(Snapshot {
         now: time::now(),
+        co_access: fleet::used_together(&tables),
         tables,
-        nodes: vec![Node {
-            name: table::LOCAL.to_owned(),
-            weight: 1.0,
-        }],
+        nodes,
         policy: policy(),
         learned: learn::learned()?,
     })
@@ -97,6 +96,7 @@ fn policy() -> Policy {
         dwell: time::span(settings::dwell()),
         max_shards: settings::max_shards(),
         max_movers: settings::max_movers().max(1),
+        max_running: settings::max_movers().max(1),
         max_pause: settings::max_pause().as_secs_f64(),
         ..Policy::default()
     }

@@ -4,26 +4,27 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 use repart_core::forecast::{self, Forecast};
-use repart_core::plan::input::{CoAccess, Shard, Table};
+use repart_core::plan::input::{Shard, Table};
 use repart_core::series::{Sample, Series};
 
 use crate::catalog::forecasts::{self, Curve as StoredCurve};
 use crate::catalog::lineage::{self, Link};
 use crate::catalog::shards::{self, Shard as Partition, ShardKey};
-use crate::catalog::{groups, journal, keys, tables};
+use crate::catalog::{groups, journal, keys, nodes, samples, tables};
 use crate::decide::group;
 use crate::decide::many::{self, Foreseen};
 use crate::decide::options::Options;
 use crate::error::{Error, Result};
+use crate::manage::leaf_keys;
+use crate::migrate::request;
 use crate::observe::heat;
 use crate::observe::history::{self, History, Metric};
 use crate::pg::relation;
-use crate::pg::sampler::read;
-use crate::pg::time::SECOND;
+use crate::pg::time::{self, SECOND};
 use crate::settings;
 
-/// The name of this server among the nodes.
-pub const LOCAL: &str = "local";
+/// What a row takes is that of so long, µs: as it is now, and with the quiet hours of a day.
+const COST_SPAN: i64 = 24 * 3_600 * SECOND;
 
 /// Keys are looked at when the load comes this close to the limit: a little before the planner acts, so
 /// that rounding does not matter.
@@ -59,9 +60,27 @@ pub fn prepare(relation: pg_sys::Oid, options: &Options) -> Result<Table> {
         id: first.relation.to_u32(),
         name: relation::display_name(first.relation)?,
         shards: prepared,
-        co_access: used_together(&first.partitions),
+        bound: bound(&tables)?,
         colocated: names.collect::<Result<_>>()?,
     })
+}
+
+/// Why the shards of a group cannot go to other nodes, where there are any.
+fn bound(tables: &[Forecasted]) -> Result<Option<String>> {
+    if nodes::all()?.is_empty() {
+        return Ok(None);
+    }
+    for table in tables {
+        let indexes = leaf_keys::obstacles(table.relation)?;
+        if !indexes.is_empty() {
+            let name = relation::display_name(table.relation)?;
+            return Ok(Some(format!(
+                "{name} has unique indexes ({}), with which PostgreSQL admits no shards on other servers; repart_manage(..., leaf_keys => true) moves them to the shards",
+                indexes.join(", ")
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// One table with its forecasts.
@@ -122,22 +141,6 @@ pub fn shards_of(relation: pg_sys::Oid) -> Result<Vec<Partition>> {
         .collect())
 }
 
-/// The pairs of a table's shards that the same transactions use.
-fn used_together(partitions: &[Partition]) -> Vec<CoAccess> {
-    let is_own = |shard: pg_sys::Oid| partitions.iter().any(|partition| partition.oid == shard);
-    let mut pairs: Vec<CoAccess> = read::together()
-        .into_iter()
-        .filter(|pair| is_own(pair.one) && is_own(pair.other))
-        .map(|pair| CoAccess {
-            a: pair.one.to_u32().min(pair.other.to_u32()),
-            b: pair.one.to_u32().max(pair.other.to_u32()),
-            weight: (pair.rate - pair.error).max(0.0),
-        })
-        .collect();
-    pairs.sort_by_key(|pair| (pair.a, pair.b));
-    pairs
-}
-
 /// Forecasts a series of samples; `Ok(None)` for fewer than two of them. `ahead` is added to the horizon, µs.
 pub fn forecast(
     shard: &str,
@@ -171,6 +174,10 @@ struct Past {
     links: Vec<Link>,
     changed_at: HashMap<pg_sys::Oid, i64>,
     busy: Vec<pg_sys::Oid>,
+    /// Shards on nodes, with their names.
+    homes: HashMap<pg_sys::Oid, String>,
+    /// The last known size, and what a row takes, ms.
+    costs: HashMap<pg_sys::Oid, (Option<i64>, Option<f64>)>,
     oldest: i64,
     /// The metrics whose forecasts are stored.
     stored: &'static [Metric],
@@ -179,10 +186,16 @@ struct Past {
 impl Past {
     fn of(relation: pg_sys::Oid, partitions: &[Partition]) -> Result<Self> {
         let shards: Vec<pg_sys::Oid> = partitions.iter().map(|partition| partition.oid).collect();
+        let costs = samples::sizes_and_costs(&shards, time::now().saturating_sub(COST_SPAN))?;
         Ok(Self {
             links: lineage::of(&shards)?,
             changed_at: journal::last_changes(relation)?.into_iter().collect(),
             busy: journal::busy_shards(relation)?,
+            homes: nodes::homes(relation)?.into_iter().collect(),
+            costs: costs
+                .into_iter()
+                .map(|(shard, size, cost)| (shard, (size, cost)))
+                .collect(),
             oldest: crate::observe::oldest(),
             stored: if shards.len() <= DETAILED_SHARDS {
                 &Metric::ALL
@@ -212,21 +225,27 @@ impl Past {
 
     /// All but the load.
     fn described(&self, partition: &Partition) -> Shard {
+        let (size, cost) = self.costs.get(&partition.oid).copied().unwrap_or_default();
+        let home = self.homes.get(&partition.oid).cloned();
+        let bytes = match size {
+            // Here nothing is stored of it.
+            Some(size) if home.is_some() => size,
+            _ => partition.bytes,
+        };
         Shard {
             id: partition.oid.to_u32(),
             name: partition.name.clone(),
             lower: partition.lower.clone(),
             upper: partition.upper.clone(),
-            node: LOCAL.to_owned(),
+            indivisible: home.as_ref().and_then(request::cannot_reshape),
+            node: home.unwrap_or_else(|| nodes::LOCAL.to_owned()),
             tablespace: partition.tablespace.clone(),
             rows: partition.rows,
-            bytes: partition.bytes as f64,
+            bytes: bytes as f64,
+            cost: cost.unwrap_or(0.0),
             last_change: self.changed_at.get(&partition.oid).copied(),
             reversals: self.reversals(partition.oid),
             busy: self.busy.contains(&partition.oid),
-            unmovable: partition
-                .is_foreign
-                .then(|| "it is a foreign table".to_owned()),
             ..Shard::default()
         }
     }
@@ -299,17 +318,19 @@ fn may_be_divided(shard: &Shard) -> bool {
     let largest = settings::max_shard_size();
     !shard.busy
         && shard.unmovable.is_none()
+        && shard.indivisible.is_none()
         && (forecast > limit || shard.load_now > limit || (largest > 0.0 && shard.bytes > largest))
 }
 
 /// Notes which neighbours share an edge and a placement.
 fn mark_mergeable(shards: &mut [Shard], partitions: &[Partition]) {
+    let homes: Vec<String> = shards.iter().map(|shard| shard.node.clone()).collect();
     let pairs = partitions.iter().zip(partitions.iter().skip(1));
-    for (shard, (one, next)) in shards.iter_mut().zip(pairs) {
+    let homes = homes.iter().zip(homes.iter().skip(1));
+    for (shard, ((one, next), (home, next_home))) in shards.iter_mut().zip(pairs.zip(homes)) {
         shard.mergeable_with_next = one.upper.is_some()
             && one.upper == next.lower
             && one.tablespace == next.tablespace
-            && !one.is_foreign
-            && !next.is_foreign;
+            && home == next_home;
     }
 }

@@ -156,7 +156,7 @@ pub fn relocate(
         .as_ref()
         .map_or(nodes::LOCAL, |(node, _, _)| node.as_str());
     if let Some(node) = node.filter(|node| *node != from) {
-        return to_node(table, &shard, node, tablespace);
+        return leave(table, &shard, node, tablespace);
     }
     if from != nodes::LOCAL {
         return Err(invalid(
@@ -200,8 +200,18 @@ pub fn relocate(
     })
 }
 
+/// What a plan's step `move` asks for.
+pub fn to_node(shard: pg_sys::Oid, node: &str) -> Result<Wanted> {
+    relocate(shard, Some(node), None)
+}
+
+/// Why a shard on a node cannot be reshaped; `None` if it can.
+pub fn cannot_reshape(node: &String) -> Option<String> {
+    Some(format!("it is on node {node}"))
+}
+
 /// A shard goes to another node.
-fn to_node(
+fn leave(
     table: pg_sys::Oid,
     shard: &Shard,
     node: &str,

@@ -247,7 +247,7 @@ fn losses_of(there: &Facts, here: &Facts) -> Vec<String> {
     let mut losses = Vec::new();
     match (&there.repart, &there.usage) {
         (None, _) => losses.push(
-            "repart is not installed there: its CPU, memory, I/O and disk are not observed, nor which keys are used"
+            "repart is not installed there: its CPU, memory, I/O and disk are not observed, and of its shards only the rows that PostgreSQL's statistics count, neither execution times nor keys"
                 .to_owned(),
         ),
         (Some(_), None) => losses.push(format!(
@@ -255,6 +255,12 @@ fn losses_of(there: &Facts, here: &Facts) -> Vec<String> {
             there.role
         )),
         (Some(_), Some(_)) => {}
+    }
+    if there.repart.is_some() && there.sampler.is_none() {
+        losses.push(format!(
+            "its access sampler does not run, or role \"{}\" may not call repart_count_shard() there: of its shards only the rows that PostgreSQL's statistics count are observed, neither execution times nor keys",
+            there.role
+        ));
     }
     if !there.is_monitor {
         losses.push(format!(
@@ -306,6 +312,7 @@ mod tests {
             role: "postgres".to_owned(),
             repart: None,
             usage: None,
+            sampler: None,
         }
     }
 

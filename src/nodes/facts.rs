@@ -34,7 +34,13 @@ SELECT pg_catalog.json_build_object(
                    FROM pg_catalog.pg_extension e
                    JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
                    JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = 'repart_node_usage'
-                  WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')))
+                  WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')),
+       'sampler', (SELECT pg_catalog.quote_ident(n.nspname) || '.repart_count_shard'
+                     FROM pg_catalog.pg_extension e
+                     JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+                     JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = 'repart_count_shard'
+                    WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
+                      AND pg_catalog.current_setting('repart.sampler', true) = 'on'))
   FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
 /// The oldest version that can be a node: the oldest that repart runs on.
@@ -79,6 +85,10 @@ pub struct Facts {
     pub repart: Option<String>,
     /// The function that tells the machine's load there, if it may be called.
     pub usage: Option<String>,
+    /// The function that counts shards by the access sampler there, if that runs and it may be called. (Where the
+    /// library is not preloaded, its settings are not known.)
+    #[serde(default)]
+    pub sampler: Option<String>,
 }
 
 impl Facts {

@@ -19,6 +19,7 @@ pub struct Reading {
     max_connections: Option<i32>,
     transactions: Option<i64>,
     lag: Option<f64>,
+    cpus: Option<i32>,
     cpu_seconds: Option<f64>,
     cpu_busy_seconds: Option<f64>,
     load: Option<f64>,
@@ -99,5 +100,6 @@ pub fn sample(before: &Reading, now: &Reading) -> Option<NodeSample> {
         sessions: [now.connections, now.active, now.max_connections],
         transactions: rate(before.transactions, now.transactions),
         lag: now.lag,
+        cpus: now.cpus,
     })
 }

@@ -55,6 +55,14 @@ pub fn processors() -> Option<Processors> {
     None
 }
 
+/// Seconds in which somebody waited for I/O; `None` where the system does not tell.
+pub fn io_stall() -> Option<f64> {
+    #[cfg(target_os = "linux")]
+    return linux::io_stall();
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// PostgreSQL's processes work in the data directory.
 const DATA_DIRECTORY: &str = ".";
 
@@ -94,6 +102,12 @@ mod linux {
             all,
             busy,
         })
+    }
+
+    /// What `/proc/pressure/io` says.
+    pub fn io_stall() -> Option<f64> {
+        let pressure = IoPressure::current().ok()?;
+        Some(pressure.some.total as f64 / 1e6)
     }
 
     pub fn read(usage: &mut Usage) {

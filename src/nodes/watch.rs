@@ -1,10 +1,13 @@
 //! Watching nodes: asking all of them at the same time what they are doing, and storing the answers.
 //!
-//! Nodes that answered the last time are asked first, together, and their answers stored before any other is tried
-//! again: one that is away costs the others nothing, and one that goes away costs them one `repart.node_timeout`, once.
+//! Nodes that answered the last time are asked together. Others are connected to beside that, over several rounds if it
+//! takes long: one that is away costs the others nothing, and one that goes away costs them one `repart.node_timeout`,
+//! once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
 
 use crate::catalog::journal;
 use crate::catalog::nodes::{self, LOCAL, Node, Placed};
@@ -17,6 +20,12 @@ use crate::nodes::{shards, two_phase};
 use crate::pg::libpq::{self, Connection, Conninfo};
 use crate::pg::{spi, time, txn};
 use crate::settings::{self, Mode};
+
+/// For so long connections that are being made are waited for in each round.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// So often in each `repart.forecast_interval` nodes are asked by which keys their shards are used.
+const KEYS_PER_FORECAST: u32 = 4;
 
 /// What this server was doing at the last look.
 #[derive(Default)]
@@ -63,6 +72,10 @@ pub struct Watch {
     known: BTreeMap<String, Watched>,
     /// Those that did not when they were last asked.
     away: BTreeSet<String>,
+    /// Those that are being connected to, and until when.
+    pending: Vec<(Watched, Instant)>,
+    /// When they were last asked by which keys shards are used.
+    keys_asked: Option<Instant>,
 }
 
 impl Watch {
@@ -86,10 +99,53 @@ impl Watch {
             }
         }
         self.look_after(healthy, due)?;
-        others.retain(|(node, _)| retry || !self.is_away(node));
+        let is_wanted = |watched: &Watched| {
+            let same = |(node, conninfo): &(Node, Conninfo)| {
+                watched.node == *node && watched.conninfo == *conninfo
+            };
+            others.iter().any(same)
+        };
+        self.pending.retain(|(watched, _)| is_wanted(watched));
+        others.retain(|(node, _)| {
+            let is_pending = |(watched, _): &(Watched, Instant)| watched.node == *node;
+            (retry || !self.is_away(node)) && !self.pending.iter().any(is_pending)
+        });
         self.away
             .extend(others.iter().map(|(node, _)| node.name.clone()));
-        self.look_after(begin(others)?, due)
+        let deadline = Instant::now() + settings::node_timeout();
+        let begun = begin(others)?;
+        self.pending
+            .extend(begun.into_iter().map(|watched| (watched, deadline)));
+        let connected = self.connected()?;
+        self.look_after(connected, due)
+    }
+
+    /// Whether somebody is being connected to.
+    pub fn is_connecting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Goes on connecting for a moment; those that have said what they are.
+    fn connected(&mut self) -> Result<Vec<Watched>> {
+        let mut connections: Vec<&mut Connection> = self
+            .pending
+            .iter_mut()
+            .map(|(watched, _)| &mut watched.connection)
+            .collect();
+        libpq::talk(&mut connections, Instant::now() + MOMENT)?;
+        let mut connected = Vec::new();
+        for (mut watched, deadline) in std::mem::take(&mut self.pending) {
+            if !watched.connection.is_settled() && Instant::now() < deadline {
+                self.pending.push((watched, deadline));
+                continue;
+            }
+            watched.connection.require_settled();
+            match watched.take_facts() {
+                Ok(()) => connected.push(watched),
+                Err(error) => note_failure(&watched.node, &error)?,
+            }
+        }
+        Ok(connected)
     }
 
     /// Whether a node was tried before, in vain.
@@ -128,7 +184,13 @@ impl Watch {
                 Err(error) => note_failure(&watched.node, &error)?,
             }
         }
-        ask_for_shards(&mut answering)?;
+        // A plan needs them as often as there is one; they are too many to be asked for with each sample.
+        let patience = settings::forecast_interval() / KEYS_PER_FORECAST;
+        let with_keys = self.keys_asked.is_none_or(|at| at.elapsed() >= patience);
+        if with_keys {
+            self.keys_asked = Some(Instant::now());
+        }
+        ask_for_shards(&mut answering, with_keys)?;
         for watched in answering {
             self.keep(watched);
         }
@@ -136,7 +198,7 @@ impl Watch {
     }
 }
 
-/// Connects to nodes; returns those that can be asked.
+/// Begins to connect to nodes, and asks them what they are.
 fn begin(nodes: Vec<(Node, Conninfo)>) -> Result<Vec<Watched>> {
     let mut begun = Vec::new();
     for (node, conninfo) in nodes {
@@ -157,15 +219,7 @@ fn begin(nodes: Vec<(Node, Conninfo)>) -> Result<Vec<Watched>> {
             Err(error) => note_failure(&node, &error)?,
         }
     }
-    converse(&mut begun)?;
-    let mut connected = Vec::new();
-    for mut watched in begun {
-        match watched.take_facts() {
-            Ok(()) => connected.push(watched),
-            Err(error) => note_failure(&watched.node, &error)?,
-        }
-    }
-    Ok(connected)
+    Ok(begun)
 }
 
 /// Finishes what is prepared on nodes and decided; returns those that could be asked.
@@ -190,7 +244,7 @@ fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
 
 /// Samples the shards on these nodes; what replicas served is added to what their primaries did. A node that cannot tell
 /// now leaves a gap, as a shard here does whose counters cannot be read.
-fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
+fn ask_for_shards(nodes: &mut [Watched], with_keys: bool) -> Result<()> {
     let placed = txn::run(nodes::placed)?;
     for watched in nodes.iter_mut() {
         watched.asked = placed
@@ -199,7 +253,14 @@ fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
             .cloned()
             .collect();
         if !watched.asked.is_empty() {
-            watched.connection.say(&shards::question(&watched.asked))?;
+            let facts = watched.facts.as_ref();
+            let function = facts.and_then(|(facts, _)| facts.sampler.as_deref());
+            let sampler = function.map(|function| shards::Sampler {
+                function,
+                with_keys,
+            });
+            let question = shards::question(&watched.asked, sampler);
+            watched.connection.say(&question)?;
         }
     }
     converse(nodes)?;
@@ -217,6 +278,7 @@ fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
                     &watched.counted,
                     watched.node.replica_of.is_some(),
                 );
+                keep_keys(&watched.node.name, &counted)?;
                 watched.counted = counted;
             }
             Err(error) => {
@@ -230,6 +292,18 @@ fn ask_for_shards(nodes: &mut [Watched]) -> Result<()> {
         txn::run(|| samples::insert(&samples))?;
     }
     Ok(())
+}
+
+/// Stores the keys of shards that a node has told of.
+fn keep_keys(node: &str, counted: &shards::Counted) -> Result<()> {
+    let keys: Vec<(pg_sys::Oid, &str)> = counted
+        .iter()
+        .filter_map(|(shard, count)| Some((pg_sys::Oid::from(*shard), count.keys.as_deref()?)))
+        .collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    txn::run(|| nodes::store_keys(node, &keys))
 }
 
 fn converse(nodes: &mut [Watched]) -> Result<()> {

@@ -1,9 +1,12 @@
 //! Where inside a shard the load falls, by the keys that the access sampler has seen.
 
+use pgrx::pg_sys;
 use repart_core::heat::access::{self, Access};
 use repart_core::heat::{Bucket, access::HeatBucket};
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::heat::{self, Next};
+use crate::catalog::nodes;
 use crate::catalog::shards::{Shard, ShardKey};
 use crate::error::Result;
 use crate::pg::sampler::read::{self, SampledKey};
@@ -16,6 +19,9 @@ const BUCKETS_HOT: usize = 64;
 
 /// More samples than these has only a hot shard.
 const NOT_HOT: usize = 2 * read::KEPT_KEYS;
+
+/// PostgreSQL's own objects have lower OIDs (access/transam.h).
+const FIRST_OF_USERS: u32 = 16_384;
 
 /// Where the load of one shard falls.
 pub struct Heat {
@@ -54,27 +60,80 @@ impl Heat {
     }
 }
 
-/// Where the load of a shard falls; `None` if nothing is known of it. `rows` are buckets of its rows, or none.
+/// One sampled key, as text: what one server tells another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sampled {
+    /// The key, as its type writes it.
+    key: String,
+    /// The type's OID.
+    type_oid: u32,
+    /// Whether it was written, not read.
+    write: bool,
+    /// Rows per second, of late, that it stands for.
+    rate: f64,
+    /// Its place in the order in which keys were sampled.
+    sequence: u32,
+}
+
+/// The keys of a table that this server has sampled.
+pub fn sampled(shard: pg_sys::Oid) -> Result<Vec<Sampled>> {
+    let sampled = read::keys(shard);
+    if sampled.is_empty() {
+        return Ok(Vec::new());
+    }
+    let texts = texts(shard, &sampled)?;
+    let together = sampled.iter().zip(texts);
+    Ok(together
+        .map(|(one, key)| Sampled {
+            key,
+            type_oid: one.type_oid,
+            write: one.is_write,
+            rate: one.rate,
+            sequence: one.sequence,
+        })
+        .collect())
+}
+
+/// Where the load of a shard falls; `None` if nothing is known of it. `rows` are buckets of its rows, or none. Of a shard
+/// on a node, that is what the node and its replicas told when they were last asked.
 pub fn of(key: &ShardKey, shard: &Shard, rows: &[Bucket]) -> Result<Option<Heat>> {
-    let sampled: Vec<SampledKey> = read::keys(shard.oid)
-        .into_iter()
-        .filter(|sampled| sampled.type_oid == key.type_oid.to_u32())
-        .collect();
+    let mut sampled = if shard.is_foreign {
+        told(shard.oid)?
+    } else {
+        sampled(shard.oid)?
+    };
+    let own = key.type_oid.to_u32();
+    let is_of_type = |type_oid: u32| {
+        // Types that users made have another number on each server.
+        let elsewhere = shard.is_foreign && own >= FIRST_OF_USERS && type_oid >= FIRST_OF_USERS;
+        type_oid == own || elsewhere
+    };
+    sampled.retain(|sampled| is_of_type(sampled.type_oid));
     if sampled.is_empty() {
         return Ok(None);
     }
-    let texts = texts(shard, &sampled)?;
+    let texts: Vec<String> = sampled.iter().map(|one| one.key.clone()).collect();
     let edges: Vec<String> = rows
         .iter()
         .filter_map(|bucket| bucket.upper.clone())
         .collect();
     let order = heat::order(key, shard, &texts, &edges)?;
-    Ok(Some(combine(&sampled, &texts, &order)))
+    Ok(Some(combine(&sampled, &order)))
+}
+
+/// The keys that nodes have told of a shard, those of its primary and of replicas together.
+fn told(shard: pg_sys::Oid) -> Result<Vec<Sampled>> {
+    let mut all = Vec::new();
+    for keys in nodes::keys(shard)? {
+        let keys: Vec<Sampled> = serde_json::from_value(keys)?;
+        all.extend(keys);
+    }
+    Ok(all)
 }
 
 /// The keys as text. Runs the type's output function, and so as the shard's owner.
-fn texts(shard: &Shard, sampled: &[SampledKey]) -> Result<Vec<String>> {
-    role::as_owner(relation::owner(shard.oid)?, || {
+fn texts(shard: pg_sys::Oid, sampled: &[SampledKey]) -> Result<Vec<String>> {
+    role::as_owner(relation::owner(shard)?, || {
         guc::with_transmission_modes(|| {
             Ok(sampled
                 .iter()
@@ -84,7 +143,7 @@ fn texts(shard: &Shard, sampled: &[SampledKey]) -> Result<Vec<String>> {
     })
 }
 
-fn combine(sampled: &[SampledKey], texts: &[String], order: &[Next]) -> Heat {
+fn combine(sampled: &[Sampled], order: &[Next]) -> Heat {
     let mut accesses: Vec<Access> = Vec::new();
     let mut edges = 0;
     // Of written keys: when each was sampled, and its place in the order.
@@ -93,11 +152,11 @@ fn combine(sampled: &[SampledKey], texts: &[String], order: &[Next]) -> Heat {
         match next {
             Next::Edge => edges += 1,
             Next::Key(number) => {
-                let (Some(one), Some(text)) = (sampled.get(*number), texts.get(*number)) else {
+                let Some(one) = sampled.get(*number) else {
                     continue;
                 };
-                add(&mut accesses, text, edges, one);
-                if one.is_write {
+                add(&mut accesses, edges, one);
+                if one.write {
                     written.push((one.sequence, accesses.len()));
                 }
             }
@@ -115,17 +174,17 @@ fn combine(sampled: &[SampledKey], texts: &[String], order: &[Next]) -> Heat {
 }
 
 /// Adds a sampled key to those before it in the order.
-fn add(accesses: &mut Vec<Access>, text: &str, position: usize, sampled: &SampledKey) {
-    if accesses.last().is_none_or(|last| last.key != text) {
+fn add(accesses: &mut Vec<Access>, position: usize, sampled: &Sampled) {
+    if accesses.last().is_none_or(|last| last.key != sampled.key) {
         accesses.push(Access {
-            key: text.to_owned(),
+            key: sampled.key.clone(),
             position,
             ..Access::default()
         });
     }
     if let Some(access) = accesses.last_mut() {
         access.samples += 1;
-        if sampled.is_write {
+        if sampled.write {
             access.writes += sampled.rate;
         } else {
             access.reads += sampled.rate;

@@ -11,7 +11,7 @@ pub mod history;
 pub mod import;
 mod sample;
 
-pub use sample::sample;
+pub use sample::{Accessed, access_rates, sample};
 
 use crate::catalog::{retention, samples};
 use crate::error::Result;

@@ -86,7 +86,7 @@ fn rates(
     let by_statistics = series::rates(&reading.previous?, &reading.now, i64::from(pg_sys::BLCKSZ));
     let by_sampler = accesses.and_then(|(now, before)| access_rates(now, before));
     let (rates, access) = match by_sampler {
-        Some((rates, access)) => (rates, Some(access)),
+        Some(accessed) => (accessed.rows, Some(accessed.rates())),
         None => (by_statistics?, None),
     };
     Some(NewSample {
@@ -101,8 +101,43 @@ fn rates(
     })
 }
 
+/// What the sampler of one server counted between two readings, per second; that of several servers can be added up.
+#[derive(Clone, Debug)]
+pub struct Accessed {
+    /// Rows and bytes.
+    pub rows: Rates,
+    statements_read: f64,
+    statements_written: f64,
+    busy_ms: f64,
+    /// Execution times of the statements in between; see `repart_core::latency`.
+    times: Vec<u64>,
+}
+
+impl Accessed {
+    /// Adds the statements of another server; rows are the caller's.
+    pub fn add_statements(&mut self, other: &Self) {
+        self.statements_read += other.statements_read;
+        self.statements_written += other.statements_written;
+        self.busy_ms += other.busy_ms;
+        for (sum, count) in self.times.iter_mut().zip(&other.times) {
+            *sum = sum.saturating_add(*count);
+        }
+    }
+
+    /// As they are stored.
+    pub fn rates(&self) -> AccessRates {
+        AccessRates {
+            statements_read: self.statements_read,
+            statements_written: self.statements_written,
+            busy_ms: self.busy_ms,
+            p50_ms: latency::quantile(&self.times, 0.5),
+            p99_ms: latency::quantile(&self.times, 0.99),
+        }
+    }
+}
+
 /// The rates between two readings of the sampler; `None` if it did not count all the time in between.
-fn access_rates(now: &AccessCounters, before: &AccessCounters) -> Option<(Rates, AccessRates)> {
+pub fn access_rates(now: &AccessCounters, before: &AccessCounters) -> Option<Accessed> {
     if now.since != before.since {
         return None;
     }
@@ -119,13 +154,11 @@ fn access_rates(now: &AccessCounters, before: &AccessCounters) -> Option<(Rates,
     };
     let unsigned =
         |counts: &[i64]| -> Vec<u64> { counts.iter().map(|count| count.unsigned_abs()).collect() };
-    let times = latency::since(&unsigned(&now.latency), &unsigned(&before.latency));
-    let access = AccessRates {
+    Some(Accessed {
         statements_read: rate(|counters| counters.statements_read),
         statements_written: rate(|counters| counters.statements_written),
         busy_ms: rate(|counters| counters.busy) / 1000.0,
-        p50_ms: latency::quantile(&times, 0.5),
-        p99_ms: latency::quantile(&times, 0.99),
-    };
-    Some((rows, access))
+        times: latency::since(&unsigned(&now.latency), &unsigned(&before.latency)),
+        rows,
+    })
 }

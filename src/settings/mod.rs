@@ -51,6 +51,13 @@ static TARGET_UTILISATION: GucSetting<f64> = GucSetting::<f64>::new(0.7);
 /// Above this, statements begin to wait for a processor.
 static HEADROOM: GucSetting<f64> = GucSetting::<f64>::new(0.8);
 
+/// Empty: at any hour. Which hours are quiet, a plan finds out by itself.
+static WINDOW: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// On: where a limit is passed already, waiting for a better moment leaves everybody slow; the copy gives way all the
+/// same.
+static EMERGENCY: GucSetting<bool> = GucSetting::<bool>::new(true);
+
 /// Rows per second one shard may serve. 50,000 is far above what an idle shard sees and below what
 /// one table's index takes on one core, so that only real hotspots are split by default.
 static SHARD_CAPACITY: GucSetting<f64> = GucSetting::<f64>::new(50_000.0);
@@ -167,6 +174,16 @@ pub fn target_utilisation() -> f64 {
 /// `repart.headroom`, a share of 1.
 pub fn headroom() -> f64 {
     HEADROOM.get()
+}
+
+/// `repart.window` as written; empty means at any hour.
+pub fn window() -> String {
+    text(&WINDOW)
+}
+
+/// `repart.emergency`.
+pub fn emergency() -> bool {
+    EMERGENCY.get()
 }
 
 /// `repart.shard_capacity`, rows per second.

@@ -192,11 +192,27 @@ fn register_migrating() {
     );
     GucRegistry::define_float_guc(
         c"repart.headroom",
-        c"Share of the processors that may be in use before migrations give way to others.",
+        c"Share of a node's processors, I/O and memory that may be in use before migrations wait and give way.",
         c"1 means that they never do.",
         &HEADROOM,
         0.0,
         1.0,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"repart.window",
+        c"Hours of the day in which migrations of plans may start, such as '22:00-06:00, 12:00-13:00'; empty: all.",
+        c"In the time zone of the server.",
+        &WINDOW,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"repart.emergency",
+        c"Whether a migration whose limit is passed already starts without headroom, and outside of repart.window.",
+        c"",
+        &EMERGENCY,
         GucContext::Sighup,
         GucFlags::default(),
     );

@@ -7,6 +7,7 @@
 //! - a **watcher**, one per database that has nodes, so that a node that does not answer keeps nobody else waiting;
 //! - a **mover** per running migration, so that a long copy delays neither sampling nor another migration.
 
+mod admission;
 pub mod launcher;
 pub mod mover;
 pub mod observer;

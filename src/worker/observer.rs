@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use crate::catalog::journal::Runnable;
 use crate::catalog::{cutovers, extension, journal, tables};
 use crate::error::Result;
 use crate::migrate::{apply, janitor};
@@ -12,6 +13,7 @@ use crate::nodes::watch::Local;
 use crate::pg::shared::{self, Presence};
 use crate::pg::{background, guc, txn};
 use crate::settings::{self, Mode};
+use crate::worker::admission::Admission;
 use crate::worker::{mover, watcher};
 use crate::{decide, observe};
 
@@ -93,6 +95,8 @@ struct Observer {
     errors: BTreeMap<&'static str, String>,
     /// When the mover of each migration was last asked for.
     started: BTreeMap<i64, Instant>,
+    /// Which migrations of plans may start.
+    admission: Admission,
 }
 
 impl Observer {
@@ -105,13 +109,15 @@ impl Observer {
             local: Local::default(),
             errors: BTreeMap::new(),
             started: BTreeMap::new(),
+            admission: Admission::default(),
         }
     }
 
     fn round(&mut self) {
         let mut started = std::mem::take(&mut self.started);
-        self.run("migrating", || start_movers(&mut started));
-        self.started = started;
+        let mut admission = std::mem::take(&mut self.admission);
+        self.run("migrating", || start_movers(&mut started, &mut admission));
+        (self.started, self.admission) = (started, admission);
         if due(self.tidied, TIDY_INTERVAL) {
             self.tidied = Some(Instant::now());
             self.run("tidying", janitor::round);
@@ -177,20 +183,26 @@ fn due(last: Option<Instant>, interval: Duration) -> bool {
     last.is_none_or(|last| last.elapsed() >= interval)
 }
 
-/// Starts movers for migrations that may run: those that a crash interrupted first, then queued ones. Those that
-/// are paused take nobody's place.
-fn start_movers(started: &mut BTreeMap<i64, Instant>) -> Result<()> {
+/// Starts movers for migrations that may run: those that a crash interrupted first, then queued ones that somebody asked
+/// for, then those of plans that are admitted. Those that are paused take nobody's place.
+fn start_movers(started: &mut BTreeMap<i64, Instant>, admission: &mut Admission) -> Result<()> {
     let running = mover::running();
     let runnable = txn::run(journal::runnable)?;
-    started.retain(|migration, _| runnable.iter().any(|(id, _)| id == migration));
-    let is_paused = |id: &i64| {
-        runnable
-            .iter()
-            .any(|(other, paused)| other == id && *paused)
-    };
+    started.retain(|migration, _| runnable.iter().any(|one| one.id == *migration));
+    let is_paused = |id: &i64| runnable.iter().any(|one| one.id == *id && one.paused);
     let mut busy = running.iter().filter(|id| !is_paused(id)).count();
-    for (migration, paused) in &runnable {
-        let migration = *migration;
+    let is_waiting = |one: &&Runnable| one.waits && !running.contains(&one.id);
+    let waiting: Vec<&Runnable> = runnable.iter().filter(is_waiting).collect();
+    let mut order: Vec<i64> = runnable
+        .iter()
+        .filter(|one| !is_waiting(one))
+        .map(|one| one.id)
+        .collect();
+    if !waiting.is_empty() && busy < settings::max_movers() {
+        order.extend(admission.admit(&waiting)?);
+    }
+    for migration in order {
+        let paused = is_paused(&migration);
         if !paused && busy >= settings::max_movers() {
             continue;
         }

@@ -17,6 +17,9 @@ const RESTART_AFTER: i64 = 5_000_000;
 /// transaction that a node prepared after everybody had given it up.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// As above, while nodes are being connected to.
+const LOOK_SOON: Duration = Duration::from_millis(100);
+
 /// As above, while decisions wait to be carried out.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -101,7 +104,7 @@ fn watch_nodes() {
     loop {
         let interval = settings::sample_interval();
         let due = is_due(&mut measured, interval);
-        // At most half of the time is spent on waiting for those that hang.
+        // One that hangs is waited for half of the time, beside the others.
         let patience = interval.min(LOOK).max(2 * settings::node_timeout());
         let retry = is_due(&mut retried, patience);
         background::report_active("looking after nodes");
@@ -137,6 +140,9 @@ fn look(watch: &mut Watch, due: bool, retry: bool) -> Result<Option<Duration>> {
         return Ok(None);
     }
     watch.round(due, retry)?;
+    if watch.is_connecting() {
+        return Ok(Some(LOOK_SOON));
+    }
     let is_open = !txn::run(two_phase::open)?.is_empty();
     Ok(Some(if is_open { LOOK_AGAIN } else { LOOK }))
 }

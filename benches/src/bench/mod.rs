@@ -8,6 +8,7 @@ mod held;
 mod in_place;
 mod partman;
 mod pause;
+mod planner;
 mod rebuild;
 mod sampler;
 mod watched;
@@ -29,6 +30,7 @@ pub const ALL: [Benchmark; 9] = [
     ("pause", pause::run),
     ("cross_node", cross_node::run),
     ("sampler", sampler::run),
+    ("planner", planner::run),
 ];
 
 /// How a number of rows is written.

@@ -3,6 +3,7 @@
 //! Everything here is pure: no clock, no I/O, no randomness. The same input gives the same output,
 //! on any machine, so that a plan can be explained, replayed and tested.
 
+pub mod admission;
 pub mod feedback;
 pub mod forecast;
 pub mod heat;

@@ -1,6 +1,7 @@
-//! How much of its time a migration works while others want the server's processors.
+//! How much of its time a migration works while others want the server's processors or its disks, or another node of the
+//! migration has no headroom.
 //!
-//! While enough of them is idle, it works all the time. Otherwise it rests between its pieces of work, more and more,
+//! While enough of all that is left, it works all the time. Otherwise it rests between its pieces of work, more and more,
 //! until it takes no more than [`LEAST_SHARE`] of them; when there is room again it works more and more.
 
 /// The share of all processors that a migration takes at least, as long as it needs them: one that never ends helps
@@ -11,8 +12,14 @@ pub const LEAST_SHARE: f64 = 0.1;
 /// keeps them busy.
 const COMPETING: f64 = 0.05;
 
+/// Somebody who waits for I/O for a larger part of the time than the migration itself can is another.
+const OTHERS_STALLED: f64 = 0.1;
+
+/// Observations during which stalls are not looked at once the migration was found to be what causes them.
+const IGNORED: u32 = 150;
+
 /// What the processors did lately, as shares of their time.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Usage {
     /// All work, that of the migration included.
     pub all: f64,
@@ -20,15 +27,54 @@ pub struct Usage {
     pub own: f64,
     /// Number of processors.
     pub processors: f64,
+    /// The share of the time in which somebody waited for I/O; `None` where the system does not tell.
+    pub stalled: Option<f64>,
+    /// Whether another node of the migration has no headroom.
+    pub elsewhere: bool,
 }
 
 /// The part of its time that a migration works.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Duty(f64);
+pub struct Duty {
+    share: f64,
+    stalls: Stalls,
+}
 
 impl Default for Duty {
     fn default() -> Self {
-        Self(1.0)
+        Self {
+            share: 1.0,
+            stalls: Stalls::default(),
+        }
+    }
+}
+
+/// Whose I/O it is that somebody waits for. A migration that copies keeps a disk busy by itself, and to whom the waits
+/// belong the system does not say: so it rests, and sees whether they go on.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Stalls {
+    /// It rests since there were stalls.
+    resting: bool,
+    /// It was the cause: so many observations are not looked at.
+    ignored: u32,
+}
+
+impl Stalls {
+    /// Whether others want the disks. `worked` is the share of the time that the migration worked.
+    fn compete(&mut self, stalled: f64, worked: f64, headroom: f64) -> bool {
+        if self.ignored > 0 {
+            self.ignored -= 1;
+            return false;
+        }
+        let is_short = stalled > headroom;
+        if self.resting && !is_short {
+            self.resting = false;
+            if stalled - worked < OTHERS_STALLED {
+                self.ignored = IGNORED;
+            }
+        }
+        self.resting |= is_short;
+        is_short
     }
 }
 
@@ -41,21 +87,26 @@ impl Duty {
         }
         let competes = usage.all - usage.own >= COMPETING;
         // Counters that waver can make more than all of it.
-        let is_short = usage.all > headroom && headroom < 1.0;
+        let is_short = usage.all > headroom && competes;
+        let stalls = match usage.stalled {
+            Some(stalled) => self.stalls.compete(stalled, self.share, headroom),
+            None => false,
+        };
+        let gives_way = headroom < 1.0 && (is_short || stalls || usage.elsewhere);
         // Down at once, up step by step: clients wait now.
-        let change = if competes && is_short { 0.25 } else { 1.5 };
+        let change = if gives_way { 0.25 } else { 1.5 };
         let least = (LEAST_SHARE * usage.processors).min(1.0);
-        self.0 = (self.0 * change).clamp(least, 1.0);
+        self.share = (self.share * change).clamp(least, 1.0);
     }
 
     /// Whether it works for a part of its time only.
     pub fn is_shared(self) -> bool {
-        self.0 < 1.0
+        self.share < 1.0
     }
 
     /// How long to rest after so many seconds of work.
     pub fn rest(self, worked: f64) -> f64 {
-        worked.max(0.0) * (1.0 / self.0 - 1.0)
+        worked.max(0.0) * (1.0 / self.share - 1.0)
     }
 }
 
@@ -71,6 +122,7 @@ mod tests {
                 all,
                 own,
                 processors,
+                ..Usage::default()
             };
             duty.observe(usage, 0.8);
         }
@@ -101,6 +153,7 @@ mod tests {
             all: 1.01,
             own: 0.1,
             processors: 2.0,
+            ..Usage::default()
         };
         duty.observe(usage, 1.0);
         assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
@@ -118,9 +171,60 @@ mod tests {
             all: 0.5,
             own: 0.5,
             processors: 2.0,
+            ..Usage::default()
         };
         for _ in 0..5 {
             duty.observe(alone, 0.8);
+        }
+        assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
+    }
+
+    /// How it goes on, of two processors that are idle, with stalls by others and by the migration while it works.
+    fn stalled(others: f64, own: f64, times: usize) -> Duty {
+        let mut duty = Duty::default();
+        for _ in 0..times {
+            let stalled = (others + own * duty.share).min(1.0);
+            let usage = Usage {
+                processors: 2.0,
+                stalled: Some(stalled),
+                ..Usage::default()
+            };
+            duty.observe(usage, 0.8);
+        }
+        duty
+    }
+
+    #[test]
+    fn gives_way_to_others_who_wait_for_a_disk() {
+        assert!((stalled(0.9, 0.1, 9).rest(1.0) - 4.0).abs() < 1e-9);
+        assert!(stalled(0.5, 0.2, 9).rest(1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn finds_out_that_nobody_but_itself_waits_for_a_disk() {
+        let duty = stalled(0.0, 1.0, 40);
+        assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
+        let rested = (1..IGNORED as usize)
+            .filter(|times| stalled(0.0, 1.0, *times).rest(1.0) > 0.0)
+            .count();
+        assert!(rested <= 5, "rests {rested} of {IGNORED} times");
+    }
+
+    #[test]
+    fn gives_way_to_another_node_without_headroom() {
+        let mut duty = Duty::default();
+        let mut usage = Usage {
+            processors: 2.0,
+            elsewhere: true,
+            ..Usage::default()
+        };
+        for _ in 0..4 {
+            duty.observe(usage, 0.8);
+        }
+        assert!((duty.rest(1.0) - 4.0).abs() < 1e-9, "{duty:?}");
+        usage.elsewhere = false;
+        for _ in 0..5 {
+            duty.observe(usage, 0.8);
         }
         assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
     }
@@ -133,7 +237,7 @@ mod tests {
         ) {
             let mut duty = Duty::default();
             for _ in 0..20 {
-                duty.observe(Usage { all, own, processors }, headroom);
+                duty.observe(Usage { all, own, processors, stalled: Some(all), elsewhere: own > 0.5 }, headroom);
             }
             let rest = duty.rest(worked);
             prop_assert!(rest >= 0.0 && rest <= worked.max(0.0) / LEAST_SHARE, "{rest}");

@@ -91,7 +91,7 @@ impl Drive {
         Self {
             id,
             batches: copy::Batches::default(),
-            pace: Pace::begin(),
+            pace: Pace::begin(id),
             backoff: BACKOFF.0,
             apply_rate: UNMEASURED_RATE,
             behind: 0,

@@ -17,6 +17,15 @@ use crate::pg::background;
 /// An interrupt ends it with an error that unwinds; connections are then closed by being dropped, and the server there
 /// rolls back what was not committed.
 pub fn converse(connections: &mut [&mut Connection], deadline: Instant) -> Result<()> {
+    talk(connections, deadline)?;
+    for connection in connections.iter_mut() {
+        connection.require_settled();
+    }
+    Ok(())
+}
+
+/// As [`converse`], but those that are not done by then can go on later.
+pub fn talk(connections: &mut [&mut Connection], deadline: Instant) -> Result<()> {
     let mut woken = false;
     loop {
         let mut waits = Vec::new();
@@ -43,11 +52,6 @@ pub fn converse(connections: &mut [&mut Connection], deadline: Instant) -> Resul
             if let Some(connection) = connections.get_mut(n) {
                 connection.is_ready = true;
             }
-        }
-    }
-    for connection in connections.iter_mut() {
-        if !connection.is_settled() {
-            connection.give_up("no answer within repart.node_timeout");
         }
     }
     if woken {
@@ -114,6 +118,13 @@ pub(super) fn wait(sockets: &[(usize, c_int, u32)], milliseconds: i64) -> Result
 }
 
 impl Connection {
+    /// Gives the server up, unless all was answered.
+    pub fn require_settled(&mut self) {
+        if !self.is_settled() {
+            self.give_up("no answer within repart.node_timeout");
+        }
+    }
+
     /// Does what can be done without waiting; returns for which events of its socket to wait next.
     pub(super) fn advance(&mut self) -> u32 {
         loop {

@@ -16,7 +16,7 @@ use std::ptr;
 use pgrx::pg_sys;
 use pq_sys::{ConnStatusType, PGTransactionStatusType, PGconn};
 
-pub use converse::converse;
+pub use converse::{converse, talk};
 pub use copy::Patience;
 pub use result::Answer;
 
@@ -249,7 +249,7 @@ impl Connection {
     }
 
     /// Whether there is nothing to wait for.
-    fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         match self.stage {
             Stage::Broken => true,
             Stage::Idle => self.said.is_empty(),

@@ -10,19 +10,33 @@ use super::directory;
 use super::memory::Memory;
 use super::process::{KNOWN_FOR, KeyColumn, Kind, Known, Process, Touch, process};
 use super::walk::{self, Found};
-use super::{raw, statistics};
+use super::{hosted, raw, statistics};
 use crate::settings;
 
-/// Whether a relation is a partition; only such can be shards.
+/// Whether a relation can be a shard: a partition, here or on another server, or a table that another server has
+/// named as its shard.
 ///
 /// # Safety
 /// The relation must be open.
-pub unsafe fn is_partition(relation: pg_sys::Relation) -> bool {
+pub unsafe fn may_be_shard(relation: pg_sys::Relation) -> bool {
     // SAFETY: see the contract.
     unsafe {
         let class = (*relation).rd_rel;
-        (*class).relispartition && (*class).relkind as u8 == pg_sys::RELKIND_RELATION
+        let kind = (*class).relkind as u8;
+        if (*class).relispartition {
+            return kind == pg_sys::RELKIND_RELATION || kind == pg_sys::RELKIND_FOREIGN_TABLE;
+        }
+        kind == pg_sys::RELKIND_RELATION && hosted::is_hosted((*relation).rd_id.to_u32())
     }
+}
+
+/// Whether the rows of a relation are on another server.
+///
+/// # Safety
+/// The relation must be open.
+pub unsafe fn is_foreign(relation: pg_sys::Relation) -> bool {
+    // SAFETY: see the contract.
+    unsafe { (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_FOREIGN_TABLE }
 }
 
 /// Notes what the statement may use. Returns whether something must be looked up before it goes on.
@@ -92,7 +106,7 @@ unsafe fn changes_partitions(query: *const pg_sys::QueryDesc) -> bool {
         let opened = (*(*query).estate).es_opened_result_relations;
         walk::elements::<pg_sys::ResultRelInfo>(opened).any(|result| {
             let relation = (*result).ri_RelationDesc;
-            is_partition(relation)
+            may_be_shard(relation)
                 || (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
         })
     }
@@ -106,7 +120,7 @@ unsafe fn reads_partitions(query: *const pg_sys::QueryDesc) -> bool {
         let relations = (*state).es_relations;
         (0..(*state).es_range_table_size as usize).any(|position| {
             let relation = *relations.add(position);
-            !relation.is_null() && is_partition(relation)
+            !relation.is_null() && may_be_shard(relation)
         })
     }
 }
@@ -132,7 +146,7 @@ fn touch(found: &Found, touches: &mut Vec<Touch>) {
     // SAFETY: what a scan has opened stays open until the statement ends; rd_index is set for indexes.
     unsafe {
         if !found.table.is_null() {
-            if !is_partition(found.table) {
+            if !may_be_shard(found.table) {
                 return;
             }
             touch_one(found.table, (*found.table).rd_id, found, touches);

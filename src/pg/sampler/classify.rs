@@ -6,6 +6,7 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
+use super::hosted;
 use super::process::KeyColumn;
 
 unsafe extern "C-unwind" {
@@ -38,13 +39,27 @@ pub unsafe fn classify(relation: pg_sys::Oid) -> Answer {
     // SAFETY: look-ups in the catalogs; see the contract.
     unsafe {
         let Some(parent) = parent(relation) else {
-            return Answer::No;
+            return hosted_key(relation).map_or(Answer::No, Answer::Shard);
         };
         match is_managed(parent) {
             None => Answer::NotNow,
-            Some(false) => Answer::No,
+            Some(false) => hosted_key(relation).map_or(Answer::No, Answer::Shard),
             Some(true) => key_of(relation, parent).map_or(Answer::No, Answer::Shard),
         }
+    }
+}
+
+/// The key of a table that another server has named as its shard.
+unsafe fn hosted_key(relation: pg_sys::Oid) -> Option<KeyColumn> {
+    let number = hosted::key_of(relation.to_u32())?;
+    // SAFETY: look-ups in the catalogs.
+    unsafe {
+        let type_oid = pg_sys::get_atttype(relation, number);
+        Some(if number <= 0 || type_oid == pg_sys::InvalidOid {
+            KeyColumn::default()
+        } else {
+            column(number, type_oid)
+        })
     }
 }
 

@@ -6,10 +6,10 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 
-use super::begin::{is_partition, learn};
+use super::begin::{learn, may_be_shard};
 use super::memory::memory;
 use super::process::{Frame, Kind, Scan, Touch, process};
-use super::{finish, statistics};
+use super::{finish, hosted, statistics};
 use crate::settings;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
@@ -107,7 +107,8 @@ impl Copy {
             }
             let may_have_shards = pg_sys::get_rel_relkind(table) as u8
                 == pg_sys::RELKIND_PARTITIONED_TABLE
-                || pg_sys::get_rel_relispartition(table);
+                || pg_sys::get_rel_relispartition(table)
+                || hosted::is_hosted(table.to_u32());
             if !may_have_shards {
                 return None;
             }
@@ -206,7 +207,7 @@ impl Copy {
             if relation.is_null() {
                 return Vec::new();
             }
-            if is_partition(relation) {
+            if may_be_shard(relation) {
                 pg_sys::LockRelationOid(self.table, pg_sys::AccessShareLock as i32);
                 statistics::look_up(relation);
                 return vec![relation];

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use repart_core::latency;
 
-use super::begin::{self, is_partition, name_of};
+use super::begin::{self, may_be_shard, name_of};
 use super::memory::{Memory, Slot};
 use super::pairs;
 use super::process::{Frame, Kind, Process, Scan, Share, Touch, process};
@@ -55,7 +55,7 @@ unsafe fn results(
         };
         of((*state).es_opened_result_relations, false)
             .chain(of((*state).es_tuple_routing_result_relations, true))
-            .filter(|(relation, _)| is_partition(*relation))
+            .filter(|(relation, _)| may_be_shard(*relation))
     }
 }
 
@@ -154,10 +154,14 @@ pub unsafe fn add_scan(process: &mut Process, touch: &Touch, serial: u64) {
         _ if touch.oid == touch.shard => new.returned + new.fetched,
         Scan::Index => new.fetched,
         Scan::IndexOnly => new.returned.max(new.fetched),
-        Scan::Bitmap | Scan::Table => 0,
+        Scan::Bitmap | Scan::Table | Scan::Foreign => 0,
     };
     share.blocks += new.blocks;
-    share.read |= by_workers || new.scans > 0 || new.returned > 0 || new.fetched > 0;
+    share.read |= touch.scan == Scan::Foreign
+        || by_workers
+        || new.scans > 0
+        || new.returned > 0
+        || new.fetched > 0;
 }
 
 /// Adds what was changed in a shard since it was last looked at in this transaction.

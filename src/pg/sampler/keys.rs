@@ -7,7 +7,7 @@
 use pgrx::pg_sys;
 use pgrx::varlena;
 
-use super::begin::is_partition;
+use super::begin::{is_foreign, may_be_shard};
 use super::process::{KeyColumn, Scan, process};
 use super::raw;
 use super::reservoir::{KEY_BYTES, Key};
@@ -85,7 +85,9 @@ impl Watch {
             walk::scans(query, &mut |found| {
                 if found.node.is_null()
                     || found.table.is_null()
-                    || !is_partition(found.table)
+                    || !may_be_shard(found.table)
+                    // The server that has its rows looks at their keys.
+                    || is_foreign(found.table)
                     || self.nodes.len() >= MAX_NODES
                     // With EXPLAIN ANALYZE the executor puts its own function there.
                     || !(*found.node).instrument.is_null()

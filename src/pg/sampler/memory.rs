@@ -39,6 +39,8 @@ pub struct Header {
     pub wide: AtomicU64,
     /// When the memory was made, in µs since the PostgreSQL epoch.
     pub started_at: AtomicI64,
+    /// Whether any table was ever counted for another server.
+    pub hosting: AtomicU64,
     /// By which old heat decays.
     pub clock: Clock,
 }
@@ -72,7 +74,11 @@ pub struct Slot {
     pub sampled: AtomicU64,
     /// One more than the number of its area for many keys; 0 for none.
     pub area: AtomicU32,
-    unused: AtomicU32,
+    /// For a table that is a shard of another server's table (see [`super::hosted`]): one more than the number of its
+    /// key column; 0 for others.
+    pub hosted_key: AtomicU32,
+    /// When somebody last asked for it, in µs since the PostgreSQL epoch.
+    pub hosted_at: AtomicI64,
     /// Execution times of statements; see [`latency`].
     pub latency: [AtomicU64; latency::BUCKETS],
     /// Keys that were read.

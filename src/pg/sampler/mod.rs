@@ -14,6 +14,8 @@
 //! - One statement in `repart.sample_rate` is detailed: [`keys`] watches its scans, [`inserted`] looks at the rows that
 //!   it inserted, and [`sampling`] offers their keys to the [`reservoir`]s.
 //! - [`transaction`]: which shards were used together ([`pairs`]).
+//! - [`hosted`]: tables that are shards of another server's tables are counted here when that server asks for them.
+//!   Over there only that they are used is noted, for the pairs.
 //!
 //! **Errors.** Nothing here raises one into a statement, but for what PostgreSQL itself would raise there: the first
 //! look at a relation reads catalogs, in which a cancelled statement notices that it is. Functions of hooks through
@@ -26,6 +28,7 @@ mod copy;
 mod decay;
 mod directory;
 mod finish;
+pub mod hosted;
 mod inserted;
 mod keys;
 mod memory;

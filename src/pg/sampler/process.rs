@@ -110,6 +110,8 @@ pub enum Scan {
     IndexOnly,
     /// At the table, which another entry does.
     Bitmap,
+    /// By the server that has them; here only that it was used.
+    Foreign,
 }
 
 /// A statement that is being executed.

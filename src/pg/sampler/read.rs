@@ -96,24 +96,33 @@ pub fn is_on() -> bool {
 /// What was counted of the shards of this database.
 pub fn counted() -> Vec<Counted> {
     own_slots()
-        .map(|(_, shard, slot)| {
-            let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
-            Counted {
-                shard,
-                since: slot.since.load(Ordering::Relaxed),
-                statements_read: get(&slot.statements_read),
-                statements_written: get(&slot.statements_written),
-                rows_read: get(&slot.rows_read),
-                rows_written: std::array::from_fn(|kind| {
-                    slot.rows_written.get(kind).map_or(0, get)
-                }),
-                bytes_read: get(&slot.blocks_read).saturating_mul(u64::from(pg_sys::BLCKSZ)),
-                bytes_written: get(&slot.wal),
-                busy: get(&slot.busy),
-                latency: slot.latency.iter().map(get).collect(),
-            }
-        })
+        .map(|(_, shard, slot)| counted_of(shard, slot))
         .collect()
+}
+
+/// What was counted of one shard of this database.
+pub fn counted_one(shard: pg_sys::Oid) -> Option<Counted> {
+    let memory = memory()?;
+    let slot = memory
+        .slots
+        .get(memory.find(super::begin::name_of(shard.to_u32()))?)?;
+    Some(counted_of(shard, slot))
+}
+
+fn counted_of(shard: pg_sys::Oid, slot: &Slot) -> Counted {
+    let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    Counted {
+        shard,
+        since: slot.since.load(Ordering::Relaxed),
+        statements_read: get(&slot.statements_read),
+        statements_written: get(&slot.statements_written),
+        rows_read: get(&slot.rows_read),
+        rows_written: std::array::from_fn(|kind| slot.rows_written.get(kind).map_or(0, get)),
+        bytes_read: get(&slot.blocks_read).saturating_mul(u64::from(pg_sys::BLCKSZ)),
+        bytes_written: get(&slot.wal),
+        busy: get(&slot.busy),
+        latency: slot.latency.iter().map(get).collect(),
+    }
 }
 
 /// The slots of this database's shards.
@@ -221,6 +230,7 @@ pub fn sweep() {
         memory.slots.get(place).is_some_and(|slot| {
             // A shard that another transaction has made and not committed is not visible here, but it is used.
             now.saturating_sub(slot.used_at.load(Ordering::Relaxed)) > GONE_FOR
+                && !super::hosted::is_wanted(slot, now)
         })
     };
     let is_shard = |relation: u32| {

@@ -126,6 +126,8 @@ unsafe fn report(node: *mut pg_sys::PlanState, workers: *const i32, visit: &mut 
             | NodeTag::T_TidScanState
             | NodeTag::T_TidRangeScanState
             | NodeTag::T_BitmapHeapScanState => (none, Scan::Table),
+            // One that joins several tables there has none.
+            NodeTag::T_ForeignScanState => (none, Scan::Foreign),
             NodeTag::T_IndexScanState => {
                 let index = (*node.cast::<pg_sys::IndexScanState>()).iss_RelationDesc;
                 (index, Scan::Index)

@@ -30,6 +30,19 @@ pub(super) struct Candidate {
     pub(super) effort: Effort,
     pub(super) deadline: Option<i64>,
     pub(super) confidence: f64,
+    /// Where it goes, if it goes to another node.
+    pub(super) to: Option<Relocation>,
+}
+
+/// The move of a shard to another node.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Relocation {
+    /// Position of the node that it goes to.
+    pub(super) node: usize,
+    /// What gives rise to it, in words.
+    pub(super) subject: String,
+    /// What it does, in words.
+    pub(super) deed: String,
 }
 
 /// What a candidate gains and costs, overload-seconds.

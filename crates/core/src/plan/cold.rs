@@ -159,6 +159,7 @@ fn merge(model: &Model, table: usize, run: &Run) -> Option<Proposal> {
         deadline: None,
         // Two quiet seasons count, with or without confidence.
         confidence: confidences.fold(1.0, f64::min).max(0.5),
+        to: None,
     };
     Some(Proposal {
         table,

@@ -4,11 +4,11 @@ use super::candidate::{Candidate, Rejected, Value};
 use super::explain;
 use super::hot::Refusal;
 use super::model::Model;
-use super::schedule::{Lanes, Timing, micros};
+use super::schedule::{Lanes, Task, Timing, micros};
 use super::step::Reason;
 
 /// Above this share of its capacity a shard is an emergency: break-even is good enough.
-const EMERGENCY: f64 = 0.95;
+pub(super) const EMERGENCY: f64 = 0.95;
 
 /// θ doubles with each reversal, so many times at most.
 const MAX_DOUBLINGS: u32 = 16;
@@ -19,6 +19,15 @@ pub(super) struct Accepted {
     pub(super) candidate: Candidate,
     pub(super) timing: Timing,
     pub(super) value: Value,
+}
+
+/// How urgent a candidate is, and how much it matters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Case {
+    /// Break-even is good enough.
+    pub(super) emergency: bool,
+    /// The share of its node's load that is at stake; `None` where that is no question.
+    pub(super) impact: Option<f64>,
 }
 
 /// What the steps accepted so far have used up.
@@ -52,18 +61,38 @@ impl<'m, 'a> Gate<'m, 'a> {
 
     /// Lets a candidate through, or says which rule forbids it.
     pub(super) fn judge(&mut self, candidate: &Candidate) -> Result<Accepted, Rejected> {
+        let case = Case {
+            emergency: self.is_emergency(candidate),
+            impact: self.impact(candidate),
+        };
+        let value = |finish| candidate.value(self.model, finish);
+        self.judge_as(candidate, case, value)
+    }
+
+    /// As [`Gate::judge`], of a candidate whose value at a time of its cutover somebody else knows.
+    pub(super) fn judge_as(
+        &mut self,
+        candidate: &Candidate,
+        case: Case,
+        value: impl Fn(i64) -> Value,
+    ) -> Result<Accepted, Rejected> {
         self.room(candidate)
             .map_err(|(rule, why)| candidate.reject(rule, self.sentence(candidate, &why), None))?;
-        let node = self.node(candidate);
-        let duration = candidate.duration(self.model);
-        let timing = self
-            .lanes
-            .place(self.model, node, duration, candidate.deadline);
-        let value = candidate.value(self.model, timing.finish);
-        self.worth(candidate, value).map_err(|(rule, why)| {
+        let nodes = self.nodes(candidate);
+        let timing = self.lanes.place(
+            self.model,
+            Task {
+                nodes: &nodes,
+                duration: candidate.duration(self.model),
+                deadline: candidate.deadline,
+                soon: candidate.reason == Reason::Drain,
+            },
+        );
+        let value = value(timing.finish);
+        self.worth(candidate, case, value).map_err(|(rule, why)| {
             candidate.reject(rule, self.sentence(candidate, &why), Some(value))
         })?;
-        self.take(candidate, node, &timing);
+        self.take(candidate, &nodes, &timing);
         Ok(Accepted {
             candidate: candidate.clone(),
             timing,
@@ -92,10 +121,20 @@ impl<'m, 'a> Gate<'m, 'a> {
         format!("{subject}, but {why}")
     }
 
-    fn node(&self, candidate: &Candidate) -> usize {
-        self.model
+    /// The nodes that a candidate keeps at work.
+    fn nodes(&self, candidate: &Candidate) -> Vec<usize> {
+        let from = self
+            .model
             .shard(candidate.table, candidate.subject)
-            .map_or(0, |(_, view)| view.node)
+            .map_or(0, |(_, view)| view.node);
+        let to = candidate.to.as_ref().map(|to| to.node);
+        std::iter::once(from).chain(to).collect()
+    }
+
+    /// Whether a step of this plan changes a shard already.
+    pub(super) fn is_used(&self, table: usize, shard: usize) -> bool {
+        let used = self.used.get(table).and_then(|used| used.get(shard));
+        used.copied().unwrap_or(true)
     }
 
     /// Rules that need no price: shards taken, number of shards, number of steps, churn.
@@ -151,11 +190,11 @@ impl<'m, 'a> Gate<'m, 'a> {
     }
 
     /// Whether the gain justifies the price. A size limit is a rule, not a trade.
-    fn worth(&self, candidate: &Candidate, value: Value) -> Result<(), Refusal> {
-        if candidate.reason == Reason::TooLarge {
+    fn worth(&self, candidate: &Candidate, case: Case, value: Value) -> Result<(), Refusal> {
+        if matches!(candidate.reason, Reason::TooLarge | Reason::Drain) {
             return Ok(());
         }
-        let theta = self.theta(candidate);
+        let theta = self.theta(candidate, case.emergency);
         let sure = explain::percent(candidate.confidence);
         if value.benefit <= 0.0 || candidate.confidence * value.benefit < theta * value.cost {
             let worth = explain::worth(value);
@@ -165,7 +204,7 @@ impl<'m, 'a> Gate<'m, 'a> {
             );
             return Err((Reason::BelowBenefit, why));
         }
-        match self.impact(candidate) {
+        match case.impact {
             Some(share) if share < self.model.policy.min_impact => {
                 let (share, least) = (
                     explain::percent(share),
@@ -183,10 +222,9 @@ impl<'m, 'a> Gate<'m, 'a> {
     }
 
     /// How many times the cost the benefit must be.
-    fn theta(&self, candidate: &Candidate) -> f64 {
+    fn theta(&self, candidate: &Candidate, emergency: bool) -> f64 {
         let theta = self.model.policy.theta * self.model.learned.theta_factor;
-        let subject = self.model.shard(candidate.table, candidate.subject);
-        if subject.is_some_and(|(_, view)| view.now > EMERGENCY * view.capacity) {
+        if emergency {
             return theta.min(1.0);
         }
         let sources = candidate
@@ -198,6 +236,11 @@ impl<'m, 'a> Gate<'m, 'a> {
             .max()
             .unwrap_or_default();
         theta * f64::from(1u32 << reversals.min(MAX_DOUBLINGS))
+    }
+
+    fn is_emergency(&self, candidate: &Candidate) -> bool {
+        let subject = self.model.shard(candidate.table, candidate.subject);
+        subject.is_some_and(|(_, view)| view.now > EMERGENCY * view.capacity)
     }
 
     /// The share of its node's load that a predicted hot shard carries; `None` where that is no
@@ -212,8 +255,8 @@ impl<'m, 'a> Gate<'m, 'a> {
         (node > 0.0).then(|| self.model.volume(&view.load) / node)
     }
 
-    fn take(&mut self, candidate: &Candidate, node: usize, timing: &Timing) {
-        self.lanes.reserve(node, timing);
+    fn take(&mut self, candidate: &Candidate, nodes: &[usize], timing: &Timing) {
+        self.lanes.reserve(nodes, timing);
         if let Some(used) = self.used.get_mut(candidate.table) {
             for flag in used
                 .iter_mut()

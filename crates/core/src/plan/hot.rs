@@ -160,8 +160,18 @@ fn rank(model: &Model, candidates: &mut [Candidate]) {
     });
 }
 
-/// Why a shard may not be touched now.
+/// Why a shard may not be reshaped now.
 pub(super) fn blocked(model: &Model, table: usize, shard: usize) -> Option<Refusal> {
+    let (of_shard, _) = model.shard(table, shard)?;
+    if let Some(reason) = &of_shard.indivisible {
+        let why = format!("{} cannot be reshaped: {reason}", of_shard.name);
+        return Some((Reason::Unmovable, why));
+    }
+    held(model, table, shard).or_else(|| resting(model, table, shard))
+}
+
+/// Why a shard may not be touched now, whatever for.
+pub(super) fn held(model: &Model, table: usize, shard: usize) -> Option<Refusal> {
     let (of_shard, _) = model.shard(table, shard)?;
     let name = &of_shard.name;
     if of_shard.busy {
@@ -176,6 +186,13 @@ pub(super) fn blocked(model: &Model, table: usize, shard: usize) -> Option<Refus
             format!("{name} cannot be migrated: {reason}"),
         ));
     }
+    None
+}
+
+/// Why a shard that was migrated of late is left alone.
+pub(super) fn resting(model: &Model, table: usize, shard: usize) -> Option<Refusal> {
+    let (of_shard, _) = model.shard(table, shard)?;
+    let name = &of_shard.name;
     let rested = model.snapshot.now.saturating_sub(of_shard.last_change?);
     if rested >= model.policy.dwell {
         return None;
@@ -270,6 +287,7 @@ fn split(
         effort: effort(model, table, &(shard..shard + 1), &parts),
         deadline: need.deadline,
         confidence: need.confidence,
+        to: None,
     })
 }
 

@@ -30,6 +30,9 @@ pub struct Snapshot {
     /// What past migrations taught.
     #[serde(default)]
     pub learned: Learned,
+    /// Pairs of shards, of any of the tables, that are used together.
+    #[serde(default)]
+    pub co_access: Vec<CoAccess>,
 }
 
 /// A sharded table.
@@ -41,9 +44,9 @@ pub struct Table {
     pub name: String,
     /// Its shards, ascending by range.
     pub shards: Vec<Shard>,
-    /// Pairs of its shards that are used together. Not yet used by the planner.
+    /// Why its shards cannot go to another node; `None` = they can.
     #[serde(default)]
-    pub co_access: Vec<CoAccess>,
+    pub bound: Option<String>,
     /// The names of the tables that are colocated with it: every step reshapes them too. Loads, rows and bytes of
     /// its shards are those of all of them together.
     #[serde(default)]
@@ -107,6 +110,16 @@ pub struct Shard {
     /// Why a migration of it would be refused; `None` = it can be migrated.
     #[serde(default)]
     pub unmovable: Option<String>,
+    /// Why it cannot be divided, merged or go to another tablespace, though it can go to another node; `None` = it can.
+    #[serde(default)]
+    pub indivisible: Option<String>,
+    /// What a row of its load costs its node: milliseconds of execution, waits for I/O included. 0 = not known; then
+    /// that of the other shards counts.
+    #[serde(default)]
+    pub cost: f64,
+    /// The oids of the colocated shards that go with it.
+    #[serde(default)]
+    pub companions: Vec<u32>,
 }
 
 /// The forecast load of one shard, on a regular grid.
@@ -144,11 +157,44 @@ pub struct CoAccess {
 
 /// A server that holds shards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Node {
     /// `local` or the name of a foreign server.
     pub name: String,
-    /// Relative strength: a shard on a node of weight 2 may serve twice [`Policy::shard_capacity`].
+    /// Relative strength: a shard on a node of weight 2 may serve twice [`Policy::shard_capacity`], and a processor of it
+    /// does twice as much.
     pub weight: f64,
+    /// Milliseconds of execution that it can serve per second: 1,000 for each processor. 0 = not known; then that of the
+    /// weakest node of which it is known, times the weight.
+    pub capacity: f64,
+    /// The forecast of its measured utilisation, a share of 1, by all that it does: its shards' load included.
+    pub forecast: Option<Curve>,
+    /// The same now; `None` = not measured.
+    pub utilisation: Option<f64>,
+    /// Bytes free on its disk, and in all; `None` = not known.
+    pub disk: Option<(f64, f64)>,
+    /// It is to be emptied.
+    pub draining: bool,
+    /// It does not answer: nothing goes there, and nothing can leave it.
+    pub away: bool,
+    /// Why nothing may go there; `None` = it may. Draining and being away are reasons by themselves.
+    pub closed: Option<String>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Node {
+            name: String::new(),
+            weight: 1.0,
+            capacity: 0.0,
+            forecast: None,
+            utilisation: None,
+            disk: None,
+            draining: false,
+            away: false,
+            closed: None,
+        }
+    }
 }
 
 /// What the user wants: limits, prices and budgets.
@@ -178,6 +224,8 @@ pub struct Policy {
     pub max_steps: usize,
     /// How many migrations may run at once on one node.
     pub max_movers: usize,
+    /// How many migrations may run at once in all.
+    pub max_running: usize,
     /// The most parts that one step splits a shard into.
     pub max_parts: usize,
     /// The most shards that one step merges.
@@ -208,6 +256,11 @@ pub struct Policy {
     /// The longest pause of a cutover, s: a table is kept in place where the rows that leave and enter it
     /// can be moved in that time; see [`crate::in_place`].
     pub max_pause: f64,
+    /// What a transaction costs more when the shards that it uses are on two nodes, s: the round trips to the second
+    /// one, and its commit.
+    pub cross_node: f64,
+    /// The share of its disk that a node keeps free when it takes a shard.
+    pub min_free_disk: f64,
 }
 
 impl Default for Policy {
@@ -223,6 +276,7 @@ impl Default for Policy {
             churn_budget: 0.09,
             max_steps: 64,
             max_movers: 1,
+            max_running: usize::MAX,
             max_parts: 4,
             max_merge: 8,
             cold_fraction: 0.40,
@@ -236,6 +290,8 @@ impl Default for Policy {
             shard_price: 1e-4,
             merge_payback: 30 * 86_400 * SECOND,
             max_pause: 0.05,
+            cross_node: 0.002,
+            min_free_disk: 0.1,
         }
     }
 }

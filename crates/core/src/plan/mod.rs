@@ -3,21 +3,25 @@
 //! [`plan`] is a pure function. It looks at every shard (`model`), proposes candidates for those that
 //! are or will be hot (`hot`, `shift`) and for cold neighbours (`cold`), prices them in one unit
 //! (`objective`), and lets the most urgent through a gate (`gate`) that also finds each its time
-//! (`schedule`). Everything not done keeps the rule that forbade it (`explain`).
+//! (`schedule`). Where there are several nodes (`fleet`), shards are moved between them (`moves`): after the hot ones
+//! were dealt with, before the cold ones. Everything not done keeps the rule that forbade it (`explain`).
 
 mod candidate;
 mod cold;
 mod effort;
 mod explain;
+mod fleet;
 mod gate;
 mod grid;
 mod hot;
 pub mod input;
 mod model;
+mod moves;
 mod objective;
 mod schedule;
 mod shift;
 pub mod step;
+pub mod synthetic;
 #[cfg(test)]
 mod tests;
 
@@ -37,8 +41,15 @@ const ALTERNATIVES: usize = 3;
 /// The plan is never empty: when there is nothing to do, it is one row that says why.
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let model = Model::new(snapshot);
-    let (proposals, tally) = proposals(&model);
-    let (accepted, held_back) = choose(&model, proposals);
+    let mut gate = Gate::new(&model);
+    let (mut accepted, mut held_back) = choose(&mut gate, hot_ones(&model));
+    let (moved, held) = moves::choose(&model, &mut gate);
+    accepted.extend(moved);
+    held_back.extend(held);
+    let (proposals, tally) = cold_ones(&model);
+    let (merged, held) = choose(&mut gate, proposals);
+    accepted.extend(merged);
+    held_back.extend(held);
     if accepted.is_empty() {
         return Plan {
             steps: vec![nothing(&model, &held_back, tally)],
@@ -64,34 +75,45 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
 }
 
-/// Everything that could be done, the most urgent first.
-fn proposals(model: &Model) -> (Vec<Proposal>, ColdTally) {
+/// What could be done about hot shards, the most urgent first.
+fn hot_ones(model: &Model) -> Vec<Proposal> {
+    let tables = model.views.iter().enumerate();
+    let mut proposals: Vec<Proposal> = tables
+        .flat_map(|(table, views)| (0..views.len()).map(move |shard| (table, shard)))
+        .filter_map(|(table, shard)| hot::proposal(model, table, shard))
+        .collect();
+    proposals.sort_by(by_urgency);
+    proposals
+}
+
+/// What could be done about cold ones, and how many of them wait.
+fn cold_ones(model: &Model) -> (Vec<Proposal>, ColdTally) {
     let mut proposals = Vec::new();
     let mut tally = ColdTally::default();
-    for (table, views) in model.views.iter().enumerate() {
-        proposals.extend((0..views.len()).filter_map(|shard| hot::proposal(model, table, shard)));
+    for table in 0..model.views.len() {
         let (groups, waiting) = cold::groups(model, table);
         proposals.extend(groups);
         tally.young += waiting.young;
         tally.blocked += waiting.blocked;
         tally.large += waiting.large;
     }
-    proposals.sort_by(|a, b| {
-        let deadline = |p: &Proposal| p.deadline.unwrap_or(i64::MAX);
-        deadline(a)
-            .cmp(&deadline(b))
-            .then(b.severity.total_cmp(&a.severity))
-            .then((a.table, a.subject).cmp(&(b.table, b.subject)))
-    });
+    proposals.sort_by(by_urgency);
     (proposals, tally)
+}
+
+fn by_urgency(a: &Proposal, b: &Proposal) -> std::cmp::Ordering {
+    let deadline = |proposal: &Proposal| proposal.deadline.unwrap_or(i64::MAX);
+    deadline(a)
+        .cmp(&deadline(b))
+        .then(b.severity.total_cmp(&a.severity))
+        .then((a.table, a.subject).cmp(&(b.table, b.subject)))
 }
 
 type Row = (Accepted, Vec<Rejected>);
 
 /// For each proposal its best candidate that passes the gate, with what was rejected beside it; and
 /// what belongs to no step.
-fn choose(model: &Model, proposals: Vec<Proposal>) -> (Vec<Row>, Vec<Rejected>) {
-    let mut gate = Gate::new(model);
+fn choose(gate: &mut Gate, proposals: Vec<Proposal>) -> (Vec<Row>, Vec<Rejected>) {
     let mut rows: Vec<Row> = Vec::new();
     let mut held_back = Vec::new();
     for proposal in proposals {
@@ -140,6 +162,10 @@ fn step(model: &Model, accepted: &Accepted, rejected: &[Rejected]) -> Option<Ste
     let sources = owner.shards.get(candidate.sources.clone())?;
     let (first, last) = (sources.first()?, sources.last()?);
     let placement = placement(first);
+    let to = candidate
+        .to
+        .as_ref()
+        .and_then(|to| model.nodes.get(to.node));
     Some(Step {
         action: candidate.action,
         table: owner.id,
@@ -147,8 +173,8 @@ fn step(model: &Model, accepted: &Accepted, rejected: &[Rejected]) -> Option<Ste
         boundaries: candidate.boundaries.clone(),
         key_from: first.lower.clone(),
         key_to: last.upper.clone(),
-        source: placement.clone(),
-        target: placement,
+        target: to.map_or_else(|| placement.clone(), |node| node.name.to_owned()),
+        source: placement,
         bytes: candidate.effort.bytes,
         reason: candidate.reason,
         why: explain::why(model, accepted),

@@ -1,7 +1,7 @@
 //! The snapshot made ready for planning: every load on one grid, every limit in rows/s.
 
 use super::grid::{Grid, curve_end, usable};
-use super::input::{Learned, Policy, Shard, Snapshot, Table};
+use super::input::{Learned, Node, Policy, Shard, Snapshot, Table};
 use super::objective::{Objective, checked, checked_learned};
 use crate::heat::finite;
 use std::collections::BTreeMap;
@@ -16,6 +16,9 @@ pub(super) enum Basis {
     /// Only the load now: there is no forecast.
     NoHistory,
 }
+
+/// Milliseconds of execution per second that one processor can serve.
+const BUSY_PROCESSOR: f64 = 1_000.0;
 
 /// One shard on the grid.
 #[derive(Debug, Clone)]
@@ -43,6 +46,8 @@ pub(super) struct View {
     pub(super) rows: f64,
     /// Position of its node in [`Model::nodes`].
     pub(super) node: usize,
+    /// Milliseconds of execution on its node that a row of its load takes.
+    pub(super) cost: f64,
 }
 
 impl View {
@@ -64,13 +69,18 @@ impl View {
     }
 }
 
-/// The load that one node carries in this plan's tables.
+/// One node on the grid.
 #[derive(Debug, Clone)]
-pub(super) struct NodeLoad {
+pub(super) struct NodeLoad<'a> {
+    pub(super) name: &'a str,
     /// Relative strength.
     pub(super) weight: f64,
-    /// Rows/s per slot.
+    /// Rows/s per slot of this plan's shards on it.
     pub(super) load: Vec<f64>,
+    /// Milliseconds of execution that it can serve per second.
+    pub(super) capacity: f64,
+    /// What the snapshot says of it, if anything.
+    pub(super) known: Option<&'a Node>,
 }
 
 /// A snapshot ready for planning.
@@ -82,7 +92,7 @@ pub(super) struct Model<'a> {
     pub(super) objective: Objective,
     /// A view per table and shard, in the order of the snapshot.
     pub(super) views: Vec<Vec<View>>,
-    pub(super) nodes: Vec<NodeLoad>,
+    pub(super) nodes: Vec<NodeLoad<'a>>,
     /// Bytes of all shards.
     pub(super) total_bytes: f64,
 }
@@ -94,12 +104,24 @@ impl<'a> Model<'a> {
         let grid = Grid::new(snapshot, policy.reactive_span);
         let objective = Objective::new(&policy, &grid);
         let (names, mut nodes) = nodes(snapshot, grid.len());
+        let mean_cost = mean_cost(snapshot.tables.iter().flat_map(|table| &table.shards));
+        // Without any measurement: a shard at its capacity keeps one processor at work.
+        let usual_cost = mean_cost.unwrap_or(if policy.shard_capacity > 0.0 {
+            BUSY_PROCESSOR / policy.shard_capacity
+        } else {
+            0.0
+        });
         let mut views = Vec::with_capacity(snapshot.tables.len());
         for table in &snapshot.tables {
+            let otherwise = self::mean_cost(table.shards.iter()).unwrap_or(usual_cost);
             let of_shard = |shard: &Shard| {
                 let node = names.get(shard.node.as_str()).copied().unwrap_or_default();
                 let weight = nodes.get(node).map_or(1.0, |node| node.weight);
-                view(shard, snapshot.now, &policy, &grid, node, weight)
+                let cost = Some(finite(shard.cost)).filter(|cost| *cost > 0.0);
+                View {
+                    cost: cost.unwrap_or(otherwise),
+                    ..view(shard, snapshot.now, &policy, &grid, node, weight)
+                }
             };
             let of_table: Vec<View> = table.shards.iter().map(of_shard).collect();
             add_to_nodes(&of_table, &mut nodes);
@@ -133,6 +155,13 @@ impl<'a> Model<'a> {
         Some((owner.shards.get(shard)?, views.get(shard)?))
     }
 
+    /// The forecast utilisation of a node in each slot, if it can be acted upon.
+    pub(super) fn node_forecast(&self, node: &Node) -> Option<Vec<f64>> {
+        let curve = usable(&node.forecast, self.snapshot.now)?;
+        let is_sure = finite(curve.confidence) >= self.policy.min_confidence;
+        is_sure.then(|| self.grid.resample(curve))
+    }
+
     /// Load-seconds (rows) of a curve over the horizon.
     pub(super) fn volume(&self, load: &[f64]) -> f64 {
         let seconds = self
@@ -146,29 +175,59 @@ impl<'a> Model<'a> {
     }
 }
 
+/// What a row costs on average, by the load now; `None` where that is not known of any of these shards.
+fn mean_cost<'s>(shards: impl Iterator<Item = &'s Shard>) -> Option<f64> {
+    let (mut busy, mut rows) = (0.0, 0.0);
+    for shard in shards {
+        let (cost, load) = (finite(shard.cost), finite(shard.load_now).max(1e-3));
+        if cost > 0.0 {
+            busy += cost * load;
+            rows += load;
+        }
+    }
+    (rows > 0.0).then(|| busy / rows)
+}
+
 /// The nodes by name, those of the shards included.
-fn nodes(snapshot: &Snapshot, slots: usize) -> (BTreeMap<&str, usize>, Vec<NodeLoad>) {
-    let mut weights: BTreeMap<&str, f64> = BTreeMap::new();
+fn nodes(snapshot: &Snapshot, slots: usize) -> (BTreeMap<&str, usize>, Vec<NodeLoad<'_>>) {
+    let mut known: BTreeMap<&str, Option<&Node>> = BTreeMap::new();
     for shard in snapshot.tables.iter().flat_map(|table| &table.shards) {
-        weights.insert(&shard.node, 1.0);
+        known.insert(&shard.node, None);
     }
     for node in &snapshot.nodes {
-        let weight = finite(node.weight);
-        weights.insert(&node.name, if weight > 0.0 { weight } else { 1.0 });
+        known.insert(&node.name, Some(node));
     }
-    let names = weights
+    let names = known
         .keys()
         .enumerate()
         .map(|(index, name)| (*name, index))
         .collect();
-    let loads = weights.values().map(|weight| NodeLoad {
-        weight: *weight,
-        load: vec![0.0; slots],
+    let weakest = snapshot
+        .nodes
+        .iter()
+        .map(|node| finite(node.capacity))
+        .filter(|capacity| *capacity > 0.0)
+        .reduce(f64::min)
+        .unwrap_or(BUSY_PROCESSOR);
+    let loads = known.iter().map(|(name, known)| {
+        let positive = |value: f64, otherwise| match finite(value) {
+            value if value > 0.0 => value,
+            _ => otherwise,
+        };
+        let weight = known.map_or(1.0, |node| positive(node.weight, 1.0));
+        let capacity = known.map_or(weakest, |node| positive(node.capacity, weakest));
+        NodeLoad {
+            name,
+            weight,
+            load: vec![0.0; slots],
+            capacity: capacity * weight,
+            known: *known,
+        }
     });
     (names, loads.collect())
 }
 
-fn add_to_nodes(views: &[View], nodes: &mut [NodeLoad]) {
+fn add_to_nodes(views: &[View], nodes: &mut [NodeLoad<'_>]) {
     for view in views {
         if let Some(node) = nodes.get_mut(view.node) {
             for (sum, load) in node.load.iter_mut().zip(&view.load) {
@@ -221,6 +280,7 @@ fn view(shard: &Shard, now: i64, policy: &Policy, grid: &Grid, node: usize, weig
         bytes: finite(shard.bytes),
         rows: finite(shard.rows),
         node,
+        cost: 0.0,
     }
 }
 

@@ -144,6 +144,9 @@ pub(super) fn checked(policy: &Policy) -> Policy {
         shard_price: finite(policy.shard_price),
         merge_payback: policy.merge_payback.max(0),
         max_pause: finite(policy.max_pause),
+        max_running: policy.max_running.max(1),
+        cross_node: finite(policy.cross_node),
+        min_free_disk: within(policy.min_free_disk, 0.0, 1.0, default.min_free_disk),
         max_shards: policy.max_shards,
     }
 }

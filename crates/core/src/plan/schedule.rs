@@ -1,6 +1,7 @@
 //! When a step starts: backwards from its deadline, at the quietest time that still makes it.
 
 use super::model::Model;
+use std::collections::BTreeMap;
 
 /// Standard deviations of the copy rate that a start is kept ahead of its deadline (95 %).
 const SAFETY: f64 = 1.65;
@@ -19,33 +20,47 @@ pub(super) struct Timing {
     pub(super) will_miss: bool,
 }
 
-/// The migrations already planned for each node, as spans.
+/// The migrations already planned, as spans, for each node and in all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lanes {
-    taken: Vec<(usize, i64, i64)>,
+    of_node: BTreeMap<usize, Vec<(i64, i64)>>,
+    all: Vec<(i64, i64)>,
+}
+
+/// What is to be planned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Task<'t> {
+    /// The nodes that are at work.
+    pub(super) nodes: &'t [usize],
+    /// How long it takes, s.
+    pub(super) duration: f64,
+    pub(super) deadline: Option<i64>,
+    /// Whether it starts as soon as it can, though it has no deadline.
+    pub(super) soon: bool,
 }
 
 impl Lanes {
-    /// Plans a step that takes `duration` s on a node; reserves nothing yet.
-    pub(super) fn place(
-        &self,
-        model: &Model,
-        node: usize,
-        duration: f64,
-        deadline: Option<i64>,
-    ) -> Timing {
+    /// Plans a step; reserves nothing yet.
+    pub(super) fn place(&self, model: &Model, task: Task) -> Timing {
         let now = model.snapshot.now;
+        let (duration, deadline) = (task.duration, task.deadline);
         let length = micros(duration).max(1);
         let reserve = micros(duration * (1.0 + SAFETY * model.learned.copy_rate_spread));
         let start_by = deadline.map(|deadline| deadline.saturating_sub(reserve));
         let latest = start_by
             .unwrap_or_else(|| model.grid.end().saturating_sub(length))
             .max(now);
-        let ends = self
-            .taken
+        let spans = task
+            .nodes
             .iter()
-            .filter(|(n, _, _)| *n == node)
-            .map(|(_, _, end)| *end);
+            .filter_map(|node| self.of_node.get(node))
+            .flatten();
+        let in_all = if self.is_limited(model) {
+            self.all.as_slice()
+        } else {
+            &[]
+        };
+        let ends = spans.chain(in_all).map(|(_, end)| *end);
         let mut times: Vec<i64> = model
             .grid
             .slots()
@@ -54,13 +69,13 @@ impl Lanes {
             .collect();
         times.sort_unstable();
         times.dedup();
-        let free = |start: &i64| *start >= now && self.is_free(model, node, *start, length);
+        let free = |start: &i64| *start >= now && self.is_free(model, task.nodes, *start, length);
         let in_time = times
             .iter()
             .copied()
-            .take_while(|start| *start <= latest)
+            .take_while(|start| !task.soon && *start <= latest)
             .filter(free);
-        let start = quietest(model, node, length, in_time)
+        let start = quietest(model, task.nodes, length, in_time)
             .or_else(|| times.iter().copied().find(free))
             .unwrap_or(now);
         let finish = start.saturating_add(length);
@@ -73,33 +88,53 @@ impl Lanes {
     }
 
     /// Reserves the time of a step.
-    pub(super) fn reserve(&mut self, node: usize, timing: &Timing) {
-        self.taken.push((node, timing.start, timing.finish));
+    pub(super) fn reserve(&mut self, nodes: &[usize], timing: &Timing) {
+        let span = (timing.start, timing.finish);
+        for node in nodes {
+            self.of_node.entry(*node).or_default().push(span);
+        }
+        self.all.push(span);
     }
 
-    fn is_free(&self, model: &Model, node: usize, start: i64, length: i64) -> bool {
+    /// Whether so few may run in all that it matters.
+    fn is_limited(&self, model: &Model) -> bool {
+        self.all.len() >= model.policy.max_running
+    }
+
+    fn is_free(&self, model: &Model, nodes: &[usize], start: i64, length: i64) -> bool {
         let end = start.saturating_add(length);
-        let overlaps =
-            |(n, from, to): &&(usize, i64, i64)| *n == node && *from < end && *to > start;
-        self.taken.iter().filter(overlaps).count() < model.policy.max_movers
+        let overlapping = |spans: &[(i64, i64)]| {
+            let overlaps = |(from, to): &&(i64, i64)| *from < end && *to > start;
+            spans.iter().filter(overlaps).count()
+        };
+        let has_room = |node: &usize| {
+            self.of_node
+                .get(node)
+                .is_none_or(|spans| overlapping(spans) < model.policy.max_movers)
+        };
+        nodes.iter().all(has_room)
+            && !(self.is_limited(model) && overlapping(&self.all) >= model.policy.max_running)
     }
 }
 
-/// The start with the least load on the node while the step runs; the earliest on ties.
+/// The start with the least load on the nodes while the step runs; the earliest on ties.
 fn quietest(
     model: &Model,
-    node: usize,
+    nodes: &[usize],
     length: i64,
     starts: impl Iterator<Item = i64>,
 ) -> Option<i64> {
-    let load = model
-        .nodes
-        .get(node)
+    let loads: Vec<&[f64]> = nodes
+        .iter()
+        .filter_map(|node| model.nodes.get(*node))
         .map(|node| node.load.as_slice())
-        .unwrap_or_default();
+        .collect();
     let mut best: Option<(f64, i64)> = None;
     for start in starts {
-        let mean = model.grid.mean(load, start, start.saturating_add(length));
+        let mean: f64 = loads
+            .iter()
+            .map(|load| model.grid.mean(load, start, start.saturating_add(length)))
+            .sum();
         if best.is_none_or(|(least, _)| mean < least * (1.0 - TIE)) {
             best = Some((mean, start));
         }

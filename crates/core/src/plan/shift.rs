@@ -66,6 +66,7 @@ pub(super) fn to(
         },
         deadline: need.deadline,
         confidence: need.confidence,
+        to: None,
     })
 }
 

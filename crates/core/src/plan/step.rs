@@ -22,7 +22,7 @@ pub enum Action {
     Merge,
     /// The boundary between two adjacent shards moves.
     Shift,
-    /// A shard gets another placement. Not yet proposed by the planner.
+    /// A shard goes to another node.
     Move,
     /// A shard is loaded into its node's cache. Not yet proposed by the planner.
     Prewarm,
@@ -62,6 +62,10 @@ pub enum Reason {
     TooLarge,
     /// Neighbours have been cold for two seasons and will stay so.
     ColdGroup,
+    /// The shard's node is to be emptied.
+    Drain,
+    /// Shards on two nodes are used by the same transactions.
+    Gather,
     /// All is well.
     NoAction,
     /// The gain does not justify the cost, or the shard does not matter on its node.
@@ -88,7 +92,7 @@ pub enum Reason {
     Busy,
     /// A migration of the shard would be refused.
     Unmovable,
-    /// A neighbour could not take the load.
+    /// No neighbour, or no other node, could take the load.
     NoCapacity,
     /// Another candidate for the same shard has the better benefit/cost.
     LowerRatio,
@@ -102,6 +106,8 @@ impl Reason {
             Reason::HotNow => "HOT_NOW",
             Reason::TooLarge => "TOO_LARGE",
             Reason::ColdGroup => "COLD_GROUP",
+            Reason::Drain => "DRAIN",
+            Reason::Gather => "GATHER",
             Reason::NoAction => "NO_ACTION",
             Reason::BelowBenefit => "BELOW_BENEFIT",
             Reason::Dwell => "DWELL",

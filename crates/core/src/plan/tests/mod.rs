@@ -1,5 +1,6 @@
 //! What plans must and must not do, seen from outside.
 
+mod fleet;
 mod properties;
 mod rules;
 mod support;

@@ -167,6 +167,7 @@ fn a_stronger_node_may_carry_more() {
     snapshot.nodes = vec![Node {
         name: "local".into(),
         weight: 2.0,
+        ..Node::default()
     }];
     assert_eq!(held_by(&snapshot), Reason::NoAction);
 }

@@ -68,8 +68,7 @@ pub(super) fn snapshot(mut shards: Vec<Shard>) -> Snapshot {
         id: 1,
         name: "orders".to_owned(),
         shards,
-        co_access: Vec::new(),
-        colocated: Vec::new(),
+        ..Table::default()
     };
     let policy = Policy {
         shard_capacity: CAPACITY,
@@ -82,6 +81,7 @@ pub(super) fn snapshot(mut shards: Vec<Shard>) -> Snapshot {
         nodes: Vec::new(),
         policy,
         learned: Learned::default(),
+        co_access: Vec::new(),
     }
 }
 

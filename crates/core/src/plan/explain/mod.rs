@@ -1,5 +1,7 @@
 //! Words for what the planner decided. Times are relative: the core has no calendar.
 
+pub(super) mod moves;
+
 use super::candidate::{Candidate, Rejected, Value};
 use super::cold::ColdTally;
 use super::gate::Accepted;
@@ -25,7 +27,7 @@ pub(super) fn span(micros: i64) -> String {
 }
 
 /// `now`, or `in` a span.
-fn moment(model: &Model, time: i64) -> String {
+pub(super) fn moment(model: &Model, time: i64) -> String {
     match time.saturating_sub(model.snapshot.now) {
         ..=0 => "now".to_owned(),
         ahead => format!("in {}", span(ahead)),
@@ -110,6 +112,9 @@ pub(super) fn subject(model: &Model, table: usize, shard: usize, reason: Reason)
 
 /// What gives rise to a candidate.
 pub(super) fn candidate_subject(model: &Model, candidate: &Candidate) -> String {
+    if let Some(to) = &candidate.to {
+        return to.subject.clone();
+    }
     if candidate.action != Action::Merge {
         return subject(model, candidate.table, candidate.subject, candidate.reason);
     }
@@ -167,7 +172,7 @@ pub(super) fn unforecast(model: &Model, table: usize, shard: usize, rule: Reason
 }
 
 /// A number with about three digits.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -196,23 +201,30 @@ pub(super) fn why(model: &Model, accepted: &Accepted) -> String {
     };
     let parts = candidate.targets.len();
     let edges = candidate.boundaries.join(", ");
-    let deed = match candidate.action {
-        Action::Split => {
+    let deed = match (candidate.action, &candidate.to) {
+        (_, Some(to)) => to.deed.clone(),
+        (Action::Split, None) => {
             format!("a split into {parts} at {edges} leaves at most {relative} per shard")
         }
-        Action::Shift => {
+        (Action::Shift, None) => {
             format!("shifting the boundary to {edges} leaves at most {relative} on both sides")
         }
         _ => format!("a merge leaves one shard with at most {relative}"),
     };
     let duration = span(timing.finish.saturating_sub(timing.start));
-    let way = candidate.effort.way(model, candidate.table);
+    let way = match candidate.to {
+        Some(_) => "it copies the shard".to_owned(),
+        None => candidate.effort.way(model, candidate.table),
+    };
     let effort = format!(
         "{way}: {} to write take {duration}",
         bytes(candidate.effort.bytes)
     );
     let value = accepted.value;
-    let gain = format!("{} ({} times)", worth(value), number(value.ratio()));
+    let gain = match candidate.reason {
+        Reason::Drain => worth(value),
+        _ => format!("{} ({} times)", worth(value), number(value.ratio())),
+    };
     format!(
         "{}; {deed}; {effort}, {}; {gain}{}",
         candidate_subject(model, candidate),
