@@ -48,8 +48,8 @@ bench: prepare ## side-by-side benchmarks (benches/README.md); TESTS=rebuild run
 backtest: ## evaluate the forecasting models on traces: DATA=folder with CSV files, OPTIONS=… (crates/backtest)
 	@$(BIN)/backtest "$(DATA)" $(OPTIONS)
 
-demo: prepare ## a demonstration on a throwaway server
-	@$(BIN)/throwaway --install $(BIN)/demo
+demo: prepare ## a demonstration on throwaway servers; PART=2 plays the second of its two parts only
+	@$(BIN)/throwaway --install $(BIN)/demo $(PART)
 
 install: ## build a release and install it in the server of PG_CONFIG (15 to 18)
 	@$(BIN)/install-release "$(PG_CONFIG)"

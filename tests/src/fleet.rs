@@ -20,10 +20,19 @@ pub struct Fleet {
 impl Fleet {
     /// Starts them, with lines to add to `postgresql.conf` of the coordinator.
     pub fn start(settings: &[&str]) -> Self {
+        Self::of(settings, Cluster::with_repart(&[]))
+    }
+
+    /// The same without repart on `north`: of both nodes only what PostgreSQL counts is known.
+    pub fn without_repart(settings: &[&str]) -> Self {
+        Self::of(settings, bare())
+    }
+
+    fn of(settings: &[&str], north: Cluster) -> Self {
         let fleet = Self {
             coordinator: Cluster::with_repart(settings),
-            north: Cluster::with_repart(&[]),
-            south: Cluster::start(&["shared_preload_libraries = ''"]),
+            north,
+            south: bare(),
         };
         fleet
             .coordinator
@@ -51,6 +60,11 @@ impl Fleet {
     pub fn session(&self) -> Session<'_> {
         Session::open(&self.coordinator, "postgres")
     }
+}
+
+/// A server without repart.
+fn bare() -> Cluster {
+    Cluster::start(&["shared_preload_libraries = ''"])
 }
 
 /// Number of samples of a node.

@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use postgres::error::SqlState;
 use postgres::{Client, Config, Error, NoTls, Row, Statement};
 
 use crate::Result;
-use crate::pages::{self, BLOCK, KEYS_PER_SHARD};
-use crate::trace::{HOUR, SHARDS, Trace};
+use crate::pages::{self, BLOCK};
+use crate::trace::{FIRST, HOUR, SECOND, Trace};
 
 /// How many there are.
 pub const CLIENTS: i64 = 8;
 
 // Every client owns as many blocks of each shard.
-const _: () = assert!(KEYS_PER_SHARD % (BLOCK * CLIENTS) == 0);
+const _: () = assert!(FIRST.keys_per_shard % (BLOCK * CLIENTS) == 0);
+const _: () = assert!(SECOND.keys_per_shard % (BLOCK * CLIENTS) == 0);
 
 /// Work that a client may be behind, in seconds; more is dropped, so that a stall is not followed by a burst.
 const MAX_BEHIND: f64 = 1.0;
@@ -85,6 +87,9 @@ impl Shared {
 pub struct Findings {
     /// Errors that the server raised.
     pub errors: Vec<String>,
+    /// Transactions that were rolled back with a serialization failure (40001), where that may be: one that used a node
+    /// before a shard came there.
+    pub refused: u64,
     /// Answers that were not what the client had committed.
     pub wrong: Vec<String>,
     /// What it remembers.
@@ -110,7 +115,7 @@ impl Clients {
         let start = |number| {
             let (config, trace, shared) = (config.clone(), Arc::clone(trace), Arc::clone(&shared));
             std::thread::spawn(
-                move || Ok(Worker::new(number, &config, shared)?.work(&trace, begin)),
+                move || Ok(Worker::new(number, &config, shared, &trace)?.work(&trace, begin)),
             )
         };
         let threads = (0..CLIENTS).map(start).collect();
@@ -135,7 +140,8 @@ struct Worker {
     random: u64,
     revision: i64,
     /// Rows that it still has to read or write, per shard.
-    due: [f64; SHARDS],
+    due: Vec<f64>,
+    keys_per_shard: i64,
     findings: Findings,
 }
 
@@ -147,7 +153,7 @@ struct Statements {
 }
 
 impl Worker {
-    fn new(number: i64, config: &Config, shared: Arc<Shared>) -> Result<Self> {
+    fn new(number: i64, config: &Config, shared: Arc<Shared>, trace: &Trace) -> Result<Self> {
         let mut client = config.connect(NoTls)?;
         let statements = Statements {
             read: client.prepare(
@@ -166,7 +172,8 @@ impl Worker {
             shared,
             random,
             revision: 0,
-            due: [0.0; SHARDS],
+            due: vec![0.0; trace.scene.shards],
+            keys_per_shard: trace.scene.keys_per_shard,
             findings,
         })
     }
@@ -177,7 +184,9 @@ impl Worker {
         sleep(Duration::from_millis(
             1_000 * self.number.unsigned_abs() / CLIENTS.unsigned_abs(),
         ));
-        self.due = std::array::from_fn(|_| -(self.below(40) as f64));
+        for shard in 0..self.due.len() {
+            self.due[shard] = -(self.below(40) as f64);
+        }
         let mut last = Instant::now();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
@@ -185,7 +194,8 @@ impl Worker {
             last = now;
             let (shard, due) =
                 self.due
-                    .into_iter()
+                    .iter()
+                    .copied()
                     .enumerate()
                     .fold(
                         (0, f64::MIN),
@@ -196,7 +206,12 @@ impl Worker {
             if due < 0.0 {
                 sleep(Duration::from_millis(2));
             } else if let Err(error) = self.operate(shard) {
-                self.findings.errors.push(describe(&error));
+                match error.code() {
+                    Some(&SqlState::T_R_SERIALIZATION_FAILURE) if trace.scene.is_on_nodes => {
+                        self.findings.refused += 1;
+                    }
+                    _ => self.findings.errors.push(describe(&error)),
+                }
                 // A session that cannot even do this will say so at the next operation.
                 let _ = self.client.batch_execute("ROLLBACK");
             }
@@ -270,7 +285,7 @@ impl Worker {
 
     /// Two pages, perhaps in two shards, in one transaction: both or none.
     fn change_two(&mut self, shard: usize) -> std::result::Result<(), Error> {
-        let other_shard = self.below(SHARDS as i64) as usize;
+        let other_shard = self.below(self.due.len() as i64) as usize;
         let one = self.any_block(shard) + self.below(BLOCK);
         let other = self.any_block(other_shard) + self.below(BLOCK);
         if one == other {
@@ -333,8 +348,8 @@ impl Worker {
 
     /// The first key of any block of this client in a shard.
     fn any_block(&mut self, shard: usize) -> i64 {
-        let first = shard as i64 * KEYS_PER_SHARD / BLOCK;
-        let round = self.below(KEYS_PER_SHARD / BLOCK / CLIENTS);
+        let first = shard as i64 * self.keys_per_shard / BLOCK;
+        let round = self.below(self.keys_per_shard / BLOCK / CLIENTS);
         (first + round * CLIENTS + self.number) * BLOCK
     }
 

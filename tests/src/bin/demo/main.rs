@@ -1,4 +1,5 @@
-//! `make demo`: repart on a throwaway server, with clients at work, in two days of a minute each.
+//! `make demo`: repart on throwaway servers, with clients at work. The first part plays two days, a minute each, on one
+//! server; the second one most of a day on a coordinator with two nodes. `make demo PART=2` plays one of them.
 //!
 //! - [`trace`]: the load that the clients make;
 //! - [`pages`]: the sharded table and its rows;
@@ -7,15 +8,18 @@
 //! - [`days`]: the two days as they are played and shown;
 //! - [`migrations`]: plans and migrations as they are shown while they happen;
 //! - [`outcome`]: forecast, promised and done, side by side;
+//! - [`fleet`]: the servers of the second part, [`second`]: the day that is played on them;
 //! - [`text`]: how it is printed;
 //! - [`verdict`]: what is checked at the end.
 
 mod clients;
 mod days;
+mod fleet;
 mod migrations;
 mod observed;
 mod outcome;
 mod pages;
+mod second;
 mod text;
 mod trace;
 mod verdict;
@@ -31,7 +35,7 @@ use clients::{CLIENTS, Clients};
 use days::Days;
 use observed::Observed;
 use text::{grouped, headline, paragraph};
-use trace::{CAPACITY, DAY, HOUR, PAST_DAYS, SHARDS, Trace};
+use trace::{CAPACITY, DAY, FIRST, HOUR, PAST_DAYS, SHARDS, Trace};
 use verdict::Verdict;
 
 /// Whatever goes wrong ends the demonstration.
@@ -73,7 +77,13 @@ const SETTINGS: [(&str, &str, &str); 10] = [
 
 fn main() -> ExitCode {
     let started = Instant::now();
-    let outcome = play();
+    let part = std::env::args().nth(1).filter(|part| !part.is_empty());
+    let outcome = match part.as_deref() {
+        None => both(),
+        Some("1") => play(),
+        Some("2") => second::play(),
+        Some(part) => Err(format!("there is no part {part}: 1, 2, or none for both").into()),
+    };
     println!("\n{:.0} s in all", started.elapsed().as_secs_f64());
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -85,6 +95,11 @@ fn main() -> ExitCode {
     }
 }
 
+fn both() -> Result<bool> {
+    let first = play()?;
+    Ok(second::play()? && first)
+}
+
 fn play() -> Result<bool> {
     introduce();
     let settings: Vec<String> = SETTINGS
@@ -92,9 +107,9 @@ fn play() -> Result<bool> {
         .map(|(name, value, _)| format!("{name} = '{value}'"))
         .collect();
     let cluster = Cluster::with_repart(&settings.iter().map(String::as_str).collect::<Vec<_>>());
-    let trace = Arc::new(Trace::load()?);
+    let trace = Arc::new(Trace::load(FIRST)?);
     let mut session = cluster.connect("postgres");
-    let rows = pages::create(&mut session)?;
+    let rows = pages::create(&mut session, &trace.scene)?;
     let shards: i32 = session
         .query_one("SELECT repart_manage('pages')", &[])?
         .get(0);
@@ -105,9 +120,9 @@ fn play() -> Result<bool> {
 
     let begin = next_hour();
     let clients = Clients::start(&cluster.config("postgres"), &trace, instant_of(begin));
-    let mut observed = Observed::new(session, begin);
+    let mut observed = Observed::new(session, begin)?;
     sleep(instant_of(begin).saturating_duration_since(Instant::now()));
-    let imported = observed.import(&trace, (PAST_DAYS * DAY) as i64)?;
+    let imported = observed.import(&trace, -((PAST_DAYS * DAY) as i64)..0)?;
     println!(
         "imported with repart_import_samples: {} samples, the {PAST_DAYS} days before",
         grouped(imported)
@@ -121,7 +136,7 @@ fn play() -> Result<bool> {
     let statements = clients.shared.statements();
     let findings = clients.stop()?;
     verdict.check_clients(&findings, statements);
-    verdict.check_rows(&mut observed, &findings)?;
+    verdict.check_rows(&mut observed, trace.scene.keys(), &findings)?;
     let left = observed.left_behind()?;
     verdict.check(
         left == 0,
@@ -131,7 +146,7 @@ fn play() -> Result<bool> {
 }
 
 fn introduce() {
-    headline("repart: a demonstration");
+    headline("repart: a demonstration; first part, one server");
     paragraph(&format!(
         "A server of its own, with a table of {SHARDS} shards and {CLIENTS} clients that read and write it all the \
          time. The rate of their requests is that of the Wikimedia sites, hour by hour (tests/data); a day takes {} s. \

@@ -127,14 +127,17 @@ pub fn show_step(title: &str, step: &Step) {
         at(step.deadline)
     );
     labelled("when", &times);
-    let load = format!(
-        "hottest shard {:.0} -> {:.0} rows/s, that is {:.0} % -> {:.0} % of its capacity",
-        step.load.0,
-        step.load.1,
-        percent(step.load.0),
-        percent(step.load.1)
-    );
-    labelled("promise", &load);
+    // A shard that moves has the same load after that; its sentence says what its nodes have.
+    if !step.action.starts_with("move") {
+        let load = format!(
+            "hottest shard {:.0} -> {:.0} rows/s, that is {:.0} % -> {:.0} % of its capacity",
+            step.load.0,
+            step.load.1,
+            percent(step.load.0),
+            percent(step.load.1)
+        );
+        labelled("promise", &load);
+    }
     for alternative in step.alternatives.iter().take(2) {
         labelled("rather than", alternative);
     }

@@ -1,10 +1,12 @@
 //! What repart says: its views, read as any user would.
 
+use std::ops::Range;
+
 use postgres::{Client, Row};
 
 use crate::Result;
 use crate::pages::shard_name;
-use crate::trace::{CAPACITY, HOT, HOUR, SHARDS, Trace};
+use crate::trace::{CAPACITY, FIRST, HOUR, Trace};
 
 /// One row of `repart.shards`.
 pub struct Shard {
@@ -18,6 +20,8 @@ pub struct Shard {
     pub rows: i64,
     /// Bytes with indexes.
     pub bytes: i64,
+    /// Where it is.
+    pub node: String,
 }
 
 /// One step of a forecast.
@@ -77,12 +81,25 @@ pub struct Migration {
 pub struct Observed {
     client: Client,
     begin: i64,
+    /// Migrations up to this one are not shown.
+    seen: i64,
 }
 
 impl Observed {
-    /// Times are given relative to `begin`, µs since the Unix epoch.
-    pub fn new(client: Client, begin: i64) -> Self {
-        Self { client, begin }
+    /// Times are given relative to `begin`, µs since the Unix epoch. Migrations that there are already are not shown.
+    pub fn new(mut client: Client, begin: i64) -> Result<Self> {
+        let sql = "SELECT coalesce(max(id), 0) FROM repart.migrations";
+        let seen = client.query_one(sql, &[])?.get(0);
+        Ok(Self {
+            client,
+            begin,
+            seen,
+        })
+    }
+
+    /// The session.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
     }
 
     /// Changes a setting of the server.
@@ -92,11 +109,12 @@ impl Observed {
         Ok(self.client.batch_execute("SELECT pg_reload_conf()")?)
     }
 
-    /// Imports the load of the past days; returns how many samples.
-    pub fn import(&mut self, trace: &Trace, hours: i64) -> Result<i64> {
+    /// Imports the load of hours that have passed; returns how many samples.
+    pub fn import(&mut self, trace: &Trace, hours: Range<i64>) -> Result<i64> {
         let mut count = 0;
-        for shard in 0..SHARDS {
-            let samples: Vec<String> = (-hours..0)
+        for shard in 0..trace.scene.shards {
+            let samples: Vec<String> = hours
+                .clone()
                 .map(|hour| {
                     let at = (self.begin + (hour + 1) * HOUR) as f64 / 1e6;
                     let rate = trace.rate(hour, shard);
@@ -123,25 +141,40 @@ impl Observed {
 
     /// The shards, in order.
     pub fn shards(&mut self) -> Result<Vec<Shard>> {
-        let sql = "SELECT shard::text, key_from::bigint, key_to::bigint, rows, bytes FROM repart.shards ORDER BY 2";
+        let sql = "SELECT shard::text, key_from::bigint, key_to::bigint, rows, bytes, node::text FROM repart.shards ORDER BY 2";
         let shard = |row: &Row| Shard {
             name: row.get(0),
             from: row.get(1),
             to: row.get(2),
             rows: row.get(3),
             bytes: row.get(4),
+            node: row.get(5),
         };
         Ok(self.client.query(sql, &[])?.iter().map(shard).collect())
     }
 
+    /// The OID of each shard.
+    pub fn oids(&mut self) -> Result<Vec<(String, u32)>> {
+        let sql = "SELECT shard::text, shard::oid FROM repart.shards";
+        let rows = self.client.query(sql, &[])?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
     /// The mean load that repart sampled in a shard between two moments, rows per second.
     pub fn load(&mut self, shard: &str, from: i64, to: i64) -> Result<Option<f64>> {
+        let row = self.client.query_one("SELECT to_regclass($1)::oid", &[&shard])?;
+        let oid: Option<u32> = row.get(0);
+        self.load_of(oid.as_slice(), from, to)
+    }
+
+    /// The same of a shard by all the OIDs that it has had.
+    pub fn load_of(&mut self, oids: &[u32], from: i64, to: i64) -> Result<Option<f64>> {
         let sql = "SELECT sum((reads + writes) * seconds) / sum(seconds) FROM repart.samples
-                    WHERE shard = to_regclass($1)::oid
+                    WHERE shard = ANY ($1::oid[])
                       AND at - make_interval(secs => seconds / 2) >= to_timestamp($2::float8 / 1e6)
                       AND at - make_interval(secs => seconds / 2) < to_timestamp($3::float8 / 1e6)";
         let (from, to) = ((self.begin + from) as f64, (self.begin + to) as f64);
-        Ok(self.client.query_one(sql, &[&shard, &from, &to])?.get(0))
+        Ok(self.client.query_one(sql, &[&oids, &from, &to])?.get(0))
     }
 
     /// The stored forecast of the load of a shard, with the name of its model.
@@ -161,7 +194,8 @@ impl Observed {
 
     /// The first step of the latest plan that has something to do; only if it was carried out, where asked.
     pub fn step(&mut self, of_migration: Option<i64>) -> Result<Option<Step>> {
-        let sql = "SELECT plan_id, (extract(epoch FROM made_at) * 1e6)::bigint, action, why,
+        let sql = "SELECT plan_id, (extract(epoch FROM made_at) * 1e6)::bigint,
+                          action || CASE action WHEN 'move' THEN format(' of %s from %s to %s', shard, source, target) ELSE '' END, why,
                           (extract(epoch FROM planned_start) * 1e6)::bigint, (extract(epoch FROM start_by) * 1e6)::bigint,
                           (extract(epoch FROM deadline) * 1e6)::bigint, load_before, load_after,
                           ARRAY(SELECT a ->> 'action' || ': ' || (a ->> 'why') FROM jsonb_array_elements(alternatives) a)
@@ -199,7 +233,7 @@ impl Observed {
         let sql = "SELECT id, kind || ' of ' || array_to_string(sources, ', ') || ' into [' || array_to_string(targets, '), [') || ')',
                           state, rows_done, rows_total, pause_ms, (extract(epoch FROM started_at) * 1e6)::bigint,
                           (extract(epoch FROM finished_at) * 1e6)::bigint, error
-                     FROM repart.migrations ORDER BY id";
+                     FROM repart.migrations WHERE id > $1 ORDER BY id";
         let begin = self.begin;
         let time =
             |row: &Row, column: usize| row.get::<_, Option<i64>>(column).map(|at| at - begin);
@@ -213,7 +247,8 @@ impl Observed {
             finished: time(row, 7),
             error: row.get(8),
         };
-        Ok(self.client.query(sql, &[])?.iter().map(migration).collect())
+        let rows = self.client.query(sql, &[&self.seen])?;
+        Ok(rows.iter().map(migration).collect())
     }
 
     /// Tables, functions and triggers that belong to no shard and not to the extension.
@@ -243,8 +278,8 @@ impl Observed {
 
 /// Whether a shard holds keys of the range that becomes hot.
 pub fn is_hot(shard: &Shard) -> bool {
-    let width = crate::pages::KEYS_PER_SHARD;
-    shard.from >= HOT as i64 * width && shard.to <= (HOT as i64 + 1) * width
+    let (hot, width) = (FIRST.hot as i64, FIRST.keys_per_shard);
+    shard.from >= hot * width && shard.to <= (hot + 1) * width
 }
 
 /// A load as a share of what one shard may serve.

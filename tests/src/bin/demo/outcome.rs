@@ -6,7 +6,7 @@ use crate::Result;
 use crate::days::{Days, LINE};
 use crate::observed::{Migration, Shard, Step, percent};
 use crate::text::{grouped, headline, paragraph};
-use crate::trace::{DAY, HOT, HOUR, clock};
+use crate::trace::{DAY, HOUR, clock};
 use crate::verdict::Verdict;
 
 impl Days<'_> {
@@ -73,7 +73,7 @@ impl Days<'_> {
         migration: Option<&Migration>,
         step: Option<&Step>,
     ) {
-        let peak = self.peak_hour() * HOUR;
+        let peak = self.trace.peak_hour(DAY as i64..2 * DAY as i64) * HOUR;
         let deadline = step.and_then(|step| step.deadline);
         let finished = migration.and_then(|migration| migration.finished);
         let in_time =
@@ -111,18 +111,6 @@ impl Days<'_> {
             "hottest shard at its peak: {first:.0} % of its capacity on the first day, {second:.0} % on the second{promised}"
         );
         verdict.note(second < 0.8 * first && second < 100.0, &text);
-    }
-
-    /// The hour of the second day in which the hot range has most to do.
-    fn peak_hour(&self) -> i64 {
-        let hours = DAY as i64..2 * DAY as i64;
-        hours.fold(DAY as i64, |best, hour| {
-            if self.trace.rate(hour, HOT) > self.trace.rate(best, HOT) {
-                hour
-            } else {
-                best
-            }
-        })
     }
 }
 

@@ -4,13 +4,7 @@
 use postgres::Client;
 
 use crate::Result;
-use crate::trace::SHARDS;
-
-/// Keys of one shard at the beginning.
-pub const KEYS_PER_SHARD: i64 = 240_000;
-
-/// Keys of all shards.
-pub const KEYS: i64 = KEYS_PER_SHARD * SHARDS as i64;
+use crate::trace::Scene;
 
 /// Neighbouring keys that one client owns and reads together.
 pub const BLOCK: i64 = 48;
@@ -31,14 +25,14 @@ pub fn shard_name(shard: usize) -> String {
 }
 
 /// Creates the table with its shards and rows; returns how many rows.
-pub fn create(client: &mut Client) -> Result<i64> {
+pub fn create(client: &mut Client, scene: &Scene) -> Result<i64> {
     client.batch_execute(
         "CREATE TABLE pages (page_id bigint PRIMARY KEY, revision bigint NOT NULL, body text NOT NULL)
          PARTITION BY RANGE (page_id)",
     )?;
-    for shard in 0..SHARDS {
-        let from = shard as i64 * KEYS_PER_SHARD;
-        let to = from + KEYS_PER_SHARD;
+    for shard in 0..scene.shards {
+        let from = shard as i64 * scene.keys_per_shard;
+        let to = from + scene.keys_per_shard;
         let name = shard_name(shard);
         client.batch_execute(&format!(
             "CREATE TABLE {name} PARTITION OF pages FOR VALUES FROM ({from}) TO ({to});

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::clients::{Findings, owner, remembered};
 use crate::observed::Observed;
-use crate::pages::{KEYS, body};
+use crate::pages::body;
 use crate::text::grouped;
 
 /// The checks made so far.
@@ -38,10 +38,14 @@ impl Verdict {
         let errors: Vec<&String> = clients.iter().flat_map(|client| &client.errors).collect();
         let wrong: Vec<&String> = clients.iter().flat_map(|client| &client.wrong).collect();
         let statements = grouped(i64::try_from(statements).unwrap_or(i64::MAX));
+        let refused = match clients.iter().map(|client| client.refused).sum::<u64>() {
+            0 => String::new(),
+            refused => format!(", of which {refused} met a serialization failure"),
+        };
         self.check(
             errors.is_empty(),
             &format!(
-                "client errors: {} in {statements} transactions",
+                "client errors: {} in {statements} transactions{refused}",
                 errors.len()
             ),
         );
@@ -52,7 +56,12 @@ impl Verdict {
     }
 
     /// Compares the whole table with what the clients remember.
-    pub fn check_rows(&mut self, observed: &mut Observed, clients: &[Findings]) -> Result<()> {
+    pub fn check_rows(
+        &mut self,
+        observed: &mut Observed,
+        keys: i64,
+        clients: &[Findings],
+    ) -> Result<()> {
         let expected = |key: i64| {
             let memory = clients
                 .get(owner(key) as usize)
@@ -73,7 +82,7 @@ impl Verdict {
             }
             last = Some(key);
         })?;
-        let all = (0..KEYS).filter(|key| expected(*key).is_some()).count() as i64;
+        let all = (0..keys).filter(|key| expected(*key).is_some()).count() as i64;
         let lost = all - met;
         let text = format!(
             "rows: {} expected, {} found; {lost} lost, {doubled} doubled, {wrong} other than written",
