@@ -32,7 +32,8 @@ const NODE: f64 = 4_000.0;
 
 /// Four shards of 3,000 keys, on north, south and twice on north.
 fn spread(session: &mut Session) {
-    session.run("SELECT repart_add_node('north', weight => 4), repart_add_node('south', weight => 4)");
+    session
+        .run("SELECT repart_add_node('north', weight => 4), repart_add_node('south', weight => 4)");
     session.create_sharded_table("orders", &[3_000, 6_000, 9_000], KEYS);
     session.run("SELECT repart_manage('orders', leaf_keys => true)");
     for (number, node) in [(1, "north"), (2, "south"), (3, "north"), (4, "north")] {
@@ -90,7 +91,12 @@ fn a_shard_moves_to_the_cooler_node_before_it_is_hot() {
     workload.stop().assert_clean();
     assert_eq!(
         places(&mut session),
-        ["orders1 north", "orders2 south", "orders3 south", "orders4 north"]
+        [
+            "orders1 north",
+            "orders2 south",
+            "orders3 south",
+            "orders4 north"
+        ]
     );
     let steps = session.texts(&format!(
         "SELECT concat_ws(' ', p.action, p.reason, p.source, p.target, m.finished_at < p.deadline)

@@ -20,7 +20,7 @@ use crate::options::Options;
 pub type Benchmark = (&'static str, fn(&Options) -> Findings);
 
 /// All of them, in the order in which they are run.
-pub const ALL: [Benchmark; 9] = [
+pub const ALL: [Benchmark; 10] = [
     ("rebuild", rebuild::run),
     ("carve", carve::run),
     ("clients", clients::run),

@@ -114,9 +114,9 @@ impl Clients {
         });
         let start = |number| {
             let (config, trace, shared) = (config.clone(), Arc::clone(trace), Arc::clone(&shared));
-            std::thread::spawn(
-                move || Ok(Worker::new(number, &config, shared, &trace)?.work(&trace, begin)),
-            )
+            std::thread::spawn(move || {
+                Ok(Worker::new(number, &config, shared, &trace)?.work(&trace, begin))
+            })
         };
         let threads = (0..CLIENTS).map(start).collect();
         Self { shared, threads }
@@ -184,9 +184,9 @@ impl Worker {
         sleep(Duration::from_millis(
             1_000 * self.number.unsigned_abs() / CLIENTS.unsigned_abs(),
         ));
-        for shard in 0..self.due.len() {
-            self.due[shard] = -(self.below(40) as f64);
-        }
+        self.due = (0..trace.scene.shards)
+            .map(|_| -(self.below(40) as f64))
+            .collect();
         let mut last = Instant::now();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let now = Instant::now();

@@ -50,10 +50,15 @@ pub fn start(scene: &Scene) -> Result<(Fleet, i64)> {
     let mut session = fleet.coordinator.connect("postgres");
     let rows = pages::create(&mut session, scene)?;
     for node in NODES {
-        session.execute("SELECT repart_add_node($1::text::name, $2)", &[&node, &WEIGHT])?;
+        session.execute(
+            "SELECT repart_add_node($1::text::name, $2)",
+            &[&node, &WEIGHT],
+        )?;
     }
     let capacity = shard_capacity(&mut session)?;
-    session.batch_execute(&format!("ALTER SYSTEM SET repart.shard_capacity = {capacity}"))?;
+    session.batch_execute(&format!(
+        "ALTER SYSTEM SET repart.shard_capacity = {capacity}"
+    ))?;
     session.batch_execute("SELECT pg_reload_conf()")?;
     session.execute("SELECT repart_manage('pages', leaf_keys => true)", &[])?;
     spread(&mut session, scene)?;
@@ -111,10 +116,7 @@ pub fn left_behind(fleet: &Fleet, observed: &mut Observed) -> Result<Vec<(String
                         + (SELECT count(*) FROM pg_prepared_xacts)
                         + (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                             WHERE n.nspname NOT IN ('pg_catalog', 'information_schema'))";
-        let objects: i64 = cluster
-            .connect("postgres")
-            .query_one(sql, &[])?
-            .get(0);
+        let objects: i64 = cluster.connect("postgres").query_one(sql, &[])?.get(0);
         let expected = shards.iter().filter(|shard| shard.node == node).count();
         found.push((node.to_owned(), objects - expected as i64));
     }

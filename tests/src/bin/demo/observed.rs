@@ -162,7 +162,9 @@ impl Observed {
 
     /// The mean load that repart sampled in a shard between two moments, rows per second.
     pub fn load(&mut self, shard: &str, from: i64, to: i64) -> Result<Option<f64>> {
-        let row = self.client.query_one("SELECT to_regclass($1)::oid", &[&shard])?;
+        let row = self
+            .client
+            .query_one("SELECT to_regclass($1)::oid", &[&shard])?;
         let oid: Option<u32> = row.get(0);
         self.load_of(oid.as_slice(), from, to)
     }

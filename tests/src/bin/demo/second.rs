@@ -230,7 +230,11 @@ impl Day<'_> {
             .collect();
         verdict.check(
             failed.is_empty(),
-            &format!("migrations that failed: {} {}", failed.len(), failed.join("; ")),
+            &format!(
+                "migrations that failed: {} {}",
+                failed.len(),
+                failed.join("; ")
+            ),
         );
         Ok(longest)
     }

@@ -150,9 +150,12 @@ impl Trace {
     pub fn peak_hour(&self, hours: std::ops::Range<i64>) -> i64 {
         let rate = |hour: i64| self.rate(hour, self.scene.hot);
         let first = hours.start;
-        hours.fold(first, |best, hour| {
-            if rate(hour) > rate(best) { hour } else { best }
-        })
+        hours.fold(
+            first,
+            |best, hour| {
+                if rate(hour) > rate(best) { hour } else { best }
+            },
+        )
     }
 }
 
