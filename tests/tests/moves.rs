@@ -276,6 +276,7 @@ fn a_group_moves_as_a_role_without_privileges() {
          INSERT INTO items (id, tags, size, raw, note)
              SELECT n, ARRAY['a', NULL, n::text], n / 7.0, decode(md5(n::text), 'hex'), json_build_object('n', n)
                FROM generate_series(1, 9000) n;
+         CREATE ROLE app; ALTER TABLE items OWNER TO app; ALTER TABLE items1 OWNER TO app; ALTER TABLE items2 OWNER TO app;
          SELECT repart_manage('items', colocate_with => 'orders')",
     );
     let sums = "SELECT concat_ws(' ', count(*), sum(hashtext(i::text))) FROM items i

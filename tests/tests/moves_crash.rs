@@ -116,7 +116,8 @@ fn a_killed_coordinator_costs_no_row() {
 
 #[test]
 fn killed_nodes_cost_no_row() {
-    tour(&POINTS, kill_nodes);
+    let points = ["created", "copied", "indexed", "applied", "switched"];
+    tour(&points, kill_nodes);
 }
 
 #[test]
@@ -197,6 +198,47 @@ fn a_cancelled_move_leaves_nothing_on_any_server() {
         session.wait_done(id);
     }
     workload.stop().assert_clean();
+    assert_sound(&mut session, "orders");
+}
+
+/// What a standby that is promoted has not received cannot be seen from the other end: the move begins anew.
+#[test]
+fn a_move_ends_when_a_standby_takes_the_place_of_its_node() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    let standby = fleet.north.standby(&[]);
+    session.run("SELECT repart_add_node('north')");
+    create_table(&mut session);
+    session.hold_at("verifying");
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    let mover = session.wait_held("verifying");
+    standby.promote();
+    let way = standby.server_options("postgres");
+    let way = way
+        .replace("host ", "SET host ")
+        .replace("port ", "SET port ")
+        .replace("dbname ", "SET dbname ");
+    session.run(&format!("ALTER SERVER north OPTIONS ({way})"));
+    fleet.coordinator.try_kill9(mover);
+    session.reopen();
+    session.release();
+    let migration = session.wait_ended(id);
+    assert_eq!(migration.state, "failed", "{migration:?}");
+    assert!(
+        migration
+            .error
+            .as_deref()
+            .unwrap_or_default()
+            .contains("a standby has taken the place"),
+        "{migration:?}"
+    );
+    wait_until("nothing to be left to be dropped", LONG, || {
+        session.number("SELECT count(*) FROM repart.node_objects") == 0
+    });
+    assert_nothing_left_on(&standby, 0);
+    assert_nothing_left(&mut session);
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    session.wait_done(id);
     assert_sound(&mut session, "orders");
 }
 

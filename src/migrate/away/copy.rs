@@ -227,6 +227,7 @@ fn restart(job: &Job, ends: &mut Ends) -> Result<Batch> {
         triggers: before.triggers.clone(),
         remote_fingerprint: before.remote_fingerprint.clone(),
         identity: before.identity.clone(),
+        timelines: before.timelines.clone(),
         parts: before.parts.clone(),
         batch: before.batch,
         ..Position::default()

@@ -117,6 +117,8 @@ pub struct Ends {
     pub format: Format,
     /// What tells objects of this migration from those of others, and of other coordinators.
     pub tag: String,
+    /// Which servers these are; see [`Ends::require_same_servers`].
+    pub timelines: String,
 }
 
 /// What tells objects on a node apart: whose they are, and of which migration.
@@ -154,7 +156,8 @@ impl Ends {
             Some(remote) => remote.qualified(),
             None => job.target_name(n),
         };
-        Ok(Self {
+        let mut ends = Self {
+            timelines: String::new(),
             source: match &source.remote {
                 Some(remote) => there(&remote.node, Role::Source)?,
                 None => End::Here(job.owner),
@@ -173,6 +176,29 @@ impl Ends {
             progress: private("move", &tag),
             format: format(job.migration.relation)?,
             tag,
+        };
+        ends.timelines = ends.require_same_servers(job)?;
+        Ok(ends)
+    }
+
+    /// Fails if a standby has taken the place of one of the servers since the migration began: what was the last that was
+    /// committed there may be lost, and nobody could tell at the other end.
+    fn require_same_servers(&mut self, job: &Job) -> Result<String> {
+        const TIMELINE: &str = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
+        let mut timelines = spi::query_value::<String>(TIMELINE, &[])?.unwrap_or_default();
+        for end in [&mut self.source, &mut self.target] {
+            if let End::There(link) = end {
+                timelines += &format!(" {}", link.value(TIMELINE)?.unwrap_or_default());
+            }
+        }
+        let before = &job.migration.position.timelines;
+        if before.is_empty() || *before == timelines {
+            return Ok(timelines);
+        }
+        Err(Error::Prerequisite {
+            what: "a standby has taken the place of a server since the migration began".to_owned(),
+            hint: "What was committed last may be lost there: start the migration again."
+                .to_owned(),
         })
     }
 

@@ -82,6 +82,7 @@ pub fn create(job: &Job, ends: &mut Ends) -> Result<()> {
     let position = Position {
         fingerprint: job.definition()?.fingerprint,
         identity: job.identity.clone(),
+        timelines: ends.timelines.clone(),
         parts: parts(&job)?,
         ..Position::default()
     };
