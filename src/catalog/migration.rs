@@ -254,6 +254,9 @@ pub struct Position {
     /// The columns that identify a row of a source on a node.
     #[serde(default)]
     pub identity: Vec<KeyColumn>,
+    /// The timelines of this server and of the nodes that have a part: another one means that a standby took a place.
+    #[serde(default)]
+    pub timelines: String,
     /// Hash of the definition of a source on a node when the target was created.
     #[serde(default)]
     pub remote_fingerprint: String,

@@ -13,7 +13,8 @@ pub enum Role {
 }
 
 impl Role {
-    fn as_str(self) -> &'static str {
+    /// Its name in the table.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Source => "source",
             Self::Target => "target",

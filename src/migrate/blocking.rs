@@ -17,6 +17,7 @@ const ROWS_PER_SECOND: f64 = 100_000.0;
 pub fn decide(spec: &Spec) -> Result<Spec> {
     let mut decided = spec.clone();
     decided.blocking = settings::allow_blocking()
+        && !spec.is_away()
         && spec
             .sources
             .iter()

@@ -8,7 +8,7 @@ use crate::catalog::journal::{Kind, Spec, Target};
 use crate::catalog::shards::{self, Shard, ShardKey};
 use crate::catalog::{bounds::Bound, tables};
 use crate::error::{Error, Result};
-use crate::migrate::request::{Wanted, source};
+use crate::migrate::request::{Wanted, in_its_place, source};
 use crate::pg::{relation, spi};
 
 /// The shards of a table in ascending order, without DEFAULT.
@@ -53,17 +53,23 @@ pub fn same_for(wanted: &Wanted, other: pg_sys::Oid) -> Result<Wanted> {
             ..Target::default()
         }
     });
+    let sources = pairs
+        .iter()
+        .map(|(_, other)| source(other))
+        .collect::<Result<Vec<_>>>()?;
+    let spec = if wanted.kind == Kind::Move {
+        Spec {
+            sources,
+            targets: targets.collect(),
+            blocking: false,
+        }
+    } else {
+        in_its_place(sources, targets.collect())
+    };
     Ok(Wanted {
         kind: wanted.kind,
         table: other,
-        spec: Spec {
-            sources: pairs
-                .iter()
-                .map(|(_, other)| source(other))
-                .collect::<Result<_>>()?,
-            targets: targets.collect(),
-            blocking: false,
-        },
+        spec,
     })
 }
 
@@ -220,11 +226,10 @@ fn reshaping(table: pg_sys::Oid, sources: &[Shard], like: &[Shard]) -> Result<Wa
             _ => Kind::Shift,
         },
         table,
-        spec: Spec {
-            sources: sources.iter().map(source).collect::<Result<_>>()?,
-            targets: targets.collect(),
-            blocking: false,
-        },
+        spec: in_its_place(
+            sources.iter().map(source).collect::<Result<_>>()?,
+            targets.collect(),
+        ),
     })
 }
 

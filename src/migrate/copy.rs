@@ -190,7 +190,8 @@ fn key_batch(
     Ok(Batch::Copied(throttle(bytes, seconds)))
 }
 
-fn next_part(position: Position) -> Position {
+/// Where the copy is once a part is complete.
+pub fn next_part(position: Position) -> Position {
     Position {
         part: position.part + 1,
         block: 0,

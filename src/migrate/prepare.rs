@@ -77,7 +77,8 @@ fn choose_names(migration: &mut Migration) -> Result<()> {
     journal::set_spec(migration)
 }
 
-fn free_name(schema: &str, table: &str, id: i64, target: usize) -> Result<String> {
+/// The name of a target that nobody has.
+pub fn free_name(schema: &str, table: &str, id: i64, target: usize) -> Result<String> {
     let mut attempt = 0;
     loop {
         let name = names::public_target(table, id, target, attempt);

@@ -44,11 +44,7 @@ pub fn split(shard: pg_sys::Oid, at: &[String]) -> Result<Wanted> {
     Ok(Wanted {
         kind: Kind::Split,
         table,
-        spec: Spec {
-            sources: vec![source(&shard)?],
-            targets,
-            blocking: false,
-        },
+        spec: in_its_place(vec![source(&shard)?], targets),
     })
 }
 
@@ -86,11 +82,8 @@ pub fn merge(wanted: &[pg_sys::Oid]) -> Result<Wanted> {
     }
     let lower = sources.first().and_then(|shard| shard.lower.clone());
     let upper = sources.last().and_then(|shard| shard.upper.clone());
-    let spec = Spec {
-        sources: sources.iter().map(source).collect::<Result<_>>()?,
-        targets: vec![target(lower, upper)],
-        blocking: false,
-    };
+    let sources: Vec<Source> = sources.iter().map(source).collect::<Result<_>>()?;
+    let spec = in_its_place(sources, vec![target(lower, upper)]);
     Ok(Wanted {
         kind: Kind::Merge,
         table,
@@ -136,11 +129,7 @@ pub fn shift(lower: pg_sys::Oid, upper: pg_sys::Oid, boundary: &str) -> Result<W
     Ok(Wanted {
         kind: Kind::Shift,
         table,
-        spec: Spec {
-            sources: vec![source(&low)?, source(&high)?],
-            targets,
-            blocking: false,
-        },
+        spec: in_its_place(vec![source(&low)?, source(&high)?], targets),
     })
 }
 
@@ -286,6 +275,22 @@ pub(super) fn source(shard: &Shard) -> Result<Source> {
             table,
         }),
     })
+}
+
+/// Targets that stay on the server of their sources.
+pub(super) fn in_its_place(sources: Vec<Source>, mut targets: Vec<Target>) -> Spec {
+    let node = sources
+        .first()
+        .and_then(|source| source.remote.as_ref())
+        .map(|remote| remote.node.clone());
+    for target in &mut targets {
+        target.node.clone_from(&node);
+    }
+    Spec {
+        sources,
+        targets,
+        blocking: false,
+    }
 }
 
 fn target(lower: Option<String>, upper: Option<String>) -> Target {

@@ -179,6 +179,74 @@ fn moves_from_node_to_node_and_back_under_load_lose_nothing() {
     assert_eq!(places(&mut session)[1], "orders2 4000 MAXVALUE south");
 }
 
+/// Split, merge and shift of shards on a node: their rows do not leave it.
+#[test]
+fn shards_are_reshaped_on_their_node_under_load_and_lose_nothing() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    create_table(&mut session);
+    session.run("CREATE INDEX by_payload ON orders2 (payload)");
+    let workload = Workload::start(
+        &fleet.coordinator,
+        "postgres",
+        Options::new("orders", KEYS).with_nodes(),
+    );
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    session.wait_done(id);
+    for (call, expected) in [
+        (
+            "repart_split('{1}', '5000', '6500')",
+            vec!["4000 5000 north", "5000 6500 north", "6500 8000 north"],
+        ),
+        (
+            "repart_shift('{1}', '{2}', '4700')",
+            vec!["4000 4700 north", "4700 6500 north", "6500 8000 north"],
+        ),
+        ("repart_merge('{1}', '{2}', '{3}')", vec!["4000 8000 north"]),
+    ] {
+        let shards = session.shards("orders");
+        let call = shards
+            .iter()
+            .enumerate()
+            .fold(call.to_owned(), |call, (n, shard)| {
+                call.replace(&format!("{{{n}}}"), &shard.name)
+            });
+        let id = session.queue(&call);
+        session.wait_done(id);
+        workload.proceed(100);
+        let found = session.texts(
+            "SELECT concat_ws(' ', key_from, key_to, node) FROM repart.shards WHERE node <> 'local'
+              ORDER BY key_from::bigint",
+        );
+        assert_eq!(found, expected, "{call}");
+        assert_nothing_left_on(&fleet.north, i64::try_from(expected.len()).unwrap());
+    }
+    let refused = complaint(
+        &mut session,
+        "SELECT repart_merge('orders1', (SELECT shard FROM repart.shards WHERE node = 'north'))",
+    );
+    assert!(
+        refused.starts_with("0A000 shards of table \"orders\" are on different servers"),
+        "{refused}"
+    );
+    workload.stop().assert_clean();
+    assert_nothing_left(&mut session);
+    assert_sound(&mut session, "orders");
+    let indexes: Option<String> = fleet
+        .north
+        .connect("postgres")
+        .query_one(
+            "SELECT string_agg(regexp_replace(pg_get_indexdef(indexrelid), '.* USING ', ''), ', ' ORDER BY indexrelid)
+               FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+              WHERE c.relnamespace = 'repart_shards'::regnamespace",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(indexes.as_deref(), Some("btree (id), btree (payload)"));
+    assert_eq!(session.number("SELECT count(*) FROM repart.in_doubt"), 0);
+}
+
 /// Colocated tables go together, and so does a role on the node that is nobody special.
 #[test]
 fn a_group_moves_as_a_role_without_privileges() {
@@ -208,6 +276,7 @@ fn a_group_moves_as_a_role_without_privileges() {
          INSERT INTO items (id, tags, size, raw, note)
              SELECT n, ARRAY['a', NULL, n::text], n / 7.0, decode(md5(n::text), 'hex'), json_build_object('n', n)
                FROM generate_series(1, 9000) n;
+         CREATE ROLE app; ALTER TABLE items OWNER TO app; ALTER TABLE items1 OWNER TO app; ALTER TABLE items2 OWNER TO app;
          SELECT repart_manage('items', colocate_with => 'orders')",
     );
     let sums = "SELECT concat_ws(' ', count(*), sum(hashtext(i::text))) FROM items i

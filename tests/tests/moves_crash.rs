@@ -51,15 +51,20 @@ fn place(session: &mut Session) -> String {
 /// Everybody is where he should be, and nothing else is anywhere.
 fn check(fleet: &Fleet, session: &mut Session, node: &str) {
     assert_eq!(place(session), node);
+    let on = |name| i64::from(name == node);
+    settle(fleet, session, (on("north"), on("south")));
+}
+
+/// Nothing is in doubt, and nothing is left anywhere but so many shards on either node.
+fn settle(fleet: &Fleet, session: &mut Session, (north, south): (i64, i64)) {
     wait_until("nothing to be in doubt", LONG, || {
         session.number("SELECT count(*) FROM repart.in_doubt") == 0
     });
     wait_until("nothing to be left to be dropped", LONG, || {
         session.number("SELECT count(*) FROM repart.node_objects") == 0
     });
-    for (cluster, name) in [(&fleet.north, "north"), (&fleet.south, "south")] {
-        assert_nothing_left_on(cluster, i64::from(name == node));
-    }
+    assert_nothing_left_on(&fleet.north, north);
+    assert_nothing_left_on(&fleet.south, south);
     assert_nothing_left(session);
 }
 
@@ -111,12 +116,54 @@ fn a_killed_coordinator_costs_no_row() {
 
 #[test]
 fn killed_nodes_cost_no_row() {
-    tour(&POINTS, kill_nodes);
+    let points = ["created", "copied", "indexed", "applied", "switched"];
+    tour(&points, kill_nodes);
 }
 
 #[test]
 fn a_killed_mover_costs_no_row() {
     tour(&["captured", "copied", "applied", "switched"], kill_mover);
+}
+
+/// As a tour, with a split and a merge on a node.
+#[test]
+fn a_killed_server_costs_no_row_of_a_shard_that_is_reshaped_on_its_node() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
+    create_table(&mut session);
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    session.wait_done(id);
+    let workload = load(&fleet);
+    for (round, point) in ["captured", "copied", "applied", "switched"]
+        .iter()
+        .enumerate()
+    {
+        for split in [true, false] {
+            let shards = session.shards("orders");
+            let call = if split {
+                format!("repart_split('{}', '4000')", shards[1].name)
+            } else {
+                format!("repart_merge('{}', '{}')", shards[1].name, shards[2].name)
+            };
+            println!("{point}: {call}");
+            session.hold_at(point);
+            let id = session.queue(&call);
+            session.wait_held(point);
+            if split == (round % 2 == 0) {
+                kill_nodes(&fleet, &mut session);
+            } else {
+                kill_coordinator(&fleet, &mut session);
+            }
+            session.release();
+            let migration = session.wait_ended(id);
+            assert_eq!(migration.state, "done", "{call}: {migration:?}");
+            settle(&fleet, &mut session, if split { (2, 0) } else { (1, 0) });
+            workload.proceed(20);
+        }
+    }
+    workload.stop().assert_clean();
+    assert_sound(&mut session, "orders");
 }
 
 #[test]
@@ -151,6 +198,47 @@ fn a_cancelled_move_leaves_nothing_on_any_server() {
         session.wait_done(id);
     }
     workload.stop().assert_clean();
+    assert_sound(&mut session, "orders");
+}
+
+/// What a standby that is promoted has not received cannot be seen from the other end: the move begins anew.
+#[test]
+fn a_move_ends_when_a_standby_takes_the_place_of_its_node() {
+    let fleet = Fleet::start(&SETTINGS);
+    let mut session = fleet.session();
+    let standby = fleet.north.standby(&[]);
+    session.run("SELECT repart_add_node('north')");
+    create_table(&mut session);
+    session.hold_at("verifying");
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    let mover = session.wait_held("verifying");
+    standby.promote();
+    let way = standby.server_options("postgres");
+    let way = way
+        .replace("host ", "SET host ")
+        .replace("port ", "SET port ")
+        .replace("dbname ", "SET dbname ");
+    session.run(&format!("ALTER SERVER north OPTIONS ({way})"));
+    fleet.coordinator.try_kill9(mover);
+    session.reopen();
+    session.release();
+    let migration = session.wait_ended(id);
+    assert_eq!(migration.state, "failed", "{migration:?}");
+    assert!(
+        migration
+            .error
+            .as_deref()
+            .unwrap_or_default()
+            .contains("a standby has taken the place"),
+        "{migration:?}"
+    );
+    wait_until("nothing to be left to be dropped", LONG, || {
+        session.number("SELECT count(*) FROM repart.node_objects") == 0
+    });
+    assert_nothing_left_on(&standby, 0);
+    assert_nothing_left(&mut session);
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    session.wait_done(id);
     assert_sound(&mut session, "orders");
 }
 

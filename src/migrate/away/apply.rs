@@ -17,8 +17,7 @@ const FEW: i64 = 20_000;
 /// transaction.
 pub fn round(job: &Job, ends: &mut Ends, hold: impl FnOnce()) -> Result<i64> {
     let entries = txn::run_at(txn::Isolation::RepeatableRead, || {
-        ends.source.begin_snapshot()?;
-        ends.target.begin()?;
+        ends.begin_snapshots()?;
         let entries = apply(job, ends)?;
         ends.target.commit()?;
         if !ends.source.is_there() && entries > 0 {
@@ -54,41 +53,55 @@ pub fn apply(job: &Job, ends: &mut Ends) -> Result<i64> {
     empty_truncated(job, ends)?;
     let query = capture::logged_keys(job, ends);
     let keys = ends.send_keys(job, &query)?;
-    ends.target.run(&delete_keys(job, ends, &keys))?;
+    delete_keys(job, ends, &keys)?;
     let columns = definition::writable_columns(job.migration.relation)?;
     let columns: Vec<String> = columns.iter().map(|column| format!("s.{column}")).collect();
-    let query = format!(
-        "SELECT {} FROM ({query}) l JOIN ONLY {} s ON {}",
-        columns.join(", "),
-        ends.source_table,
-        matches(job, "s", "l")
-    );
-    ends.send_rows(&job.column_names()?, &query)?;
+    let names = job.column_names()?;
+    // Rows that do not leave their node are found by the keys that were sent to the other session.
+    let logged = if ends.is_inside {
+        keys
+    } else {
+        format!("({query})")
+    };
+    for (n, target) in job.targets() {
+        for source in ends.source_tables.clone() {
+            let query = format!(
+                "SELECT {} FROM {logged} l JOIN ONLY {source} s ON {} WHERE {}",
+                columns.join(", "),
+                matches(job, "s", "l"),
+                job.belongs_to(target)
+            );
+            ends.send_rows(n, &names, &query)?;
+        }
+    }
     Ok(entries)
 }
 
-/// Empties the target if the source was truncated: all its rows come from there.
+/// Deletes from the targets what they have of truncated sources.
 pub fn empty_truncated(job: &Job, ends: &mut Ends) -> Result<()> {
-    if !capture::is_truncated(ends)? {
-        return Ok(());
+    let sources = job.migration.spec.sources.iter();
+    for (source, table) in sources.zip(ends.source_tables.clone()) {
+        if !capture::is_truncated(ends, Some(&table))? {
+            continue;
+        }
+        let range = range_condition(&job.key, source.lower.as_deref(), source.upper.as_deref());
+        for target in &ends.target_tables {
+            ends.target
+                .run(&format!("DELETE FROM ONLY {target} WHERE {range}"))?;
+        }
     }
-    let range = job.migration.spec.targets.first().map_or_else(
-        || "true".to_owned(),
-        |target| range_condition(&job.key, target.lower.as_deref(), target.upper.as_deref()),
-    );
-    ends.target.run(&format!(
-        "DELETE FROM ONLY {} WHERE {range}",
-        ends.target_table
-    ))
+    Ok(())
 }
 
-/// The statement that deletes the rows of all keys in a table of keys.
-pub fn delete_keys(job: &Job, ends: &Ends, keys: &str) -> String {
-    format!(
-        "DELETE FROM ONLY {} t USING {keys} l WHERE {}",
-        ends.target_table,
-        matches(job, "t", "l")
-    )
+/// Deletes the rows of all keys in a table of keys.
+pub fn delete_keys(job: &Job, ends: &mut Ends, keys: &str) -> Result<()> {
+    for target in &ends.target_tables {
+        ends.target.run(&format!(
+            "DELETE FROM ONLY {target} t USING {keys} l WHERE {}",
+            matches(job, "t", "l")
+        ))?;
+    }
+    Ok(())
 }
 
 /// The condition that a row of `table` has the key of `entry`.

@@ -22,7 +22,7 @@ pub fn create(job: &Job, ends: &mut Ends) -> Result<Job> {
         End::There(_) => {
             let mut migration = job.migration.clone();
             migration.position = Position {
-                identity: key_there(job, &mut ends.source, &ends.source_table)?,
+                identity: key_there(job, ends)?,
                 ..Position::default()
             };
             let job = Job::load(migration)?;
@@ -33,9 +33,12 @@ pub fn create(job: &Job, ends: &mut Ends) -> Result<Job> {
 }
 
 /// The columns that identify a row of a table on a node.
-pub fn key_there(job: &Job, end: &mut End, table: &str) -> Result<Vec<KeyColumn>> {
+fn key_there(job: &Job, ends: &mut Ends) -> Result<Vec<KeyColumn>> {
+    let table = ends.source_tables.first().cloned().unwrap_or_default();
     let table_oid = format!("{}::regclass", spi::quote_literal(table));
-    let rows = end.texts(&KEY_COLUMNS.replace("$1", &table_oid), 2)?;
+    let rows = ends
+        .source
+        .texts(&KEY_COLUMNS.replace("$1", &table_oid), 2)?;
     let columns: Vec<KeyColumn> = rows
         .into_iter()
         .filter_map(|row| {
@@ -113,7 +116,6 @@ fn triggers(tag: &str) -> [String; 2] {
 /// Puts the triggers on the source. From the commit on, every change is captured.
 pub fn start(job: &Job, ends: &mut Ends) -> Result<()> {
     let function = private("capture", &ends.tag);
-    let table = &ends.source_table;
     match &mut ends.source {
         End::Here(_) => migrate::capture::start(job),
         End::There(link) => {
@@ -122,12 +124,14 @@ pub fn start(job: &Job, ends: &mut Ends) -> Result<()> {
                 "AFTER INSERT OR UPDATE OR DELETE ON $t FOR EACH ROW",
                 "AFTER TRUNCATE ON $t FOR EACH STATEMENT",
             ];
-            for (trigger, event) in triggers(&ends.tag).iter().zip(events) {
-                let event = event.replace("$t", table);
-                link.ask(&format!(
-                    "CREATE TRIGGER {trigger} {event} EXECUTE FUNCTION {function}();
-                     ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER {trigger}"
-                ))?;
+            for table in &ends.source_tables {
+                for (trigger, event) in triggers(&ends.tag).iter().zip(events) {
+                    let event = event.replace("$t", table);
+                    link.ask(&format!(
+                        "CREATE TRIGGER {trigger} {event} EXECUTE FUNCTION {function}();
+                         ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER {trigger}"
+                    ))?;
+                }
             }
             Ok(())
         }
@@ -146,9 +150,12 @@ pub fn fingerprint(ends: &mut Ends) -> Result<String> {
     if !ends.source.is_there() {
         return Ok(String::new());
     }
-    let definition = define::fingerprint(&mut ends.source, &ends.source_table)?;
+    let mut definition = String::new();
+    for table in &ends.source_tables {
+        definition += &define::fingerprint(&mut ends.source, table)?;
+    }
     let sql = format!(
-        "SELECT string_agg(concat_ws('|', tgrelid, tgname, tgenabled, xmin), ' ' ORDER BY tgname COLLATE \"C\")
+        "SELECT string_agg(concat_ws('|', tgrelid, tgname, tgenabled, xmin), ' ' ORDER BY tgrelid, tgname COLLATE \"C\")
            FROM pg_trigger WHERE tgfoid = to_regproc({})::oid",
         spi::quote_literal(private("capture", &ends.tag))
     );
@@ -175,10 +182,13 @@ pub fn pending(job: &Job, ends: &mut Ends) -> Result<i64> {
     }
 }
 
-/// Whether an entry says that the source was truncated.
-pub fn is_truncated(ends: &mut Ends) -> Result<bool> {
+/// Whether an entry says that a source, or this one, was truncated.
+pub fn is_truncated(ends: &mut Ends, source: Option<&str>) -> Result<bool> {
+    let of_source = source.map_or_else(String::new, |table| {
+        format!(" AND source = {}::regclass", spi::quote_literal(table))
+    });
     let sql = format!(
-        "SELECT EXISTS (SELECT FROM {} WHERE op = 't')::text",
+        "SELECT EXISTS (SELECT FROM {} WHERE op = 't'{of_source})::text",
         ends.log
     );
     Ok(ends.source.row(&sql, 1)?.pop().flatten().as_deref() == Some("true"))

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::catalog::journal::Migration;
 use crate::catalog::node_objects::{self, Made, Role};
 use crate::error::Result;
-use crate::migrate::away::ends::private;
+use crate::migrate::away::ends::{SCHEMA, private};
 use crate::migrate::away::link::Link;
 use crate::migrate::locks;
 use crate::pg::{spi, txn};
@@ -42,8 +42,14 @@ fn drops(made: &Made) -> String {
             format!("DROP FUNCTION IF EXISTS {function}() CASCADE; DROP TABLE IF EXISTS {log}")
         }
         (Role::Source, true) => format!(
-            "DROP TABLE IF EXISTS {}; DROP FUNCTION IF EXISTS {function}() CASCADE; DROP TABLE IF EXISTS {log}",
-            private("old", &made.tag)
+            "DO $repart$ DECLARE t regclass; BEGIN
+                 FOR t IN SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                           WHERE n.nspname = '{SCHEMA}' AND c.relkind = 'r' AND c.relname ~ {} LOOP
+                     EXECUTE pg_catalog.format('DROP TABLE %s', t);
+                 END LOOP;
+             END $repart$;
+             DROP FUNCTION IF EXISTS {function}() CASCADE; DROP TABLE IF EXISTS {log}",
+            spi::quote_literal(format!("^old_{}_[0-9]+$", made.tag))
         ),
     }
 }
@@ -51,7 +57,7 @@ fn drops(made: &Made) -> String {
 /// Drops what is left on a node. Outside of a transaction.
 pub fn drop_there(made: &Made) -> Result<()> {
     txn::run(|| {
-        let mut link = Link::open(&made.node, made.migration)?;
+        let mut link = Link::open(&made.node, made.migration, made.role)?;
         link.wait_until(Some(Instant::now() + settings::node_timeout()));
         link.ask(&script(made))?;
         node_objects::forget(made)

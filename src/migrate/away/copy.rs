@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::catalog::journal::{self, Position};
+use crate::catalog::journal::{self, Part, Position};
 use crate::error::{Error, Result};
 use crate::migrate::away::define;
 use crate::migrate::away::ends::{End, Ends, SCHEMA};
 use crate::migrate::away::{apply, capture};
-use crate::migrate::copy::{Batch, Batches, throttle};
+use crate::migrate::copy::{Batch, Batches, next_part, throttle};
 use crate::migrate::definition;
 use crate::migrate::job::Job;
 use crate::migrate::names;
@@ -22,8 +22,8 @@ struct File {
     block_size: i64,
 }
 
-fn file(ends: &mut Ends) -> Result<File> {
-    let table = spi::quote_literal(&ends.source_table);
+fn file(ends: &mut Ends, table: &str) -> Result<File> {
+    let table = spi::quote_literal(table);
     let row = ends.source.row(
         &format!(
             "SELECT pg_relation_filenode({table}::regclass)::text,
@@ -50,19 +50,21 @@ fn file(ends: &mut Ends) -> Result<File> {
 
 /// Rows and bytes that are to be copied, an estimate.
 pub fn totals(ends: &mut Ends) -> Result<(i64, i64)> {
-    let table = spi::quote_literal(&ends.source_table);
-    let rows = ends.source.row(
-        &format!(
-            "SELECT greatest(reltuples, 0)::int8::text FROM pg_class WHERE oid = {table}::regclass"
-        ),
-        1,
-    )?;
-    let file = file(ends)?;
-    let rows = rows.into_iter().flatten().next();
-    Ok((
-        rows.and_then(|rows| rows.parse().ok()).unwrap_or(0),
-        file.blocks * file.block_size,
-    ))
+    let (mut rows, mut bytes) = (0, 0);
+    for table in ends.source_tables.clone() {
+        let name = spi::quote_literal(&table);
+        let counted = ends.source.row(
+            &format!("SELECT greatest(reltuples, 0)::int8::text FROM pg_class WHERE oid = {name}::regclass"),
+            1,
+        )?;
+        let counted = counted.into_iter().flatten().next();
+        rows += counted
+            .and_then(|rows| rows.parse::<i64>().ok())
+            .unwrap_or(0);
+        let file = file(ends, &table)?;
+        bytes += file.blocks * file.block_size;
+    }
+    Ok((rows, bytes))
 }
 
 /// What the node that is written to says: number and contents of its last batch.
@@ -110,9 +112,11 @@ fn unreadable(ends: &Ends) -> Error {
 /// Copies one batch. One transaction here; the caller commits it.
 pub fn batch(job: &Job, ends: &mut Ends, batches: &mut Batches) -> Result<Batch> {
     let mut position = job.migration.position.clone();
-    if position.part >= position.parts.len() {
+    let Some(part) = position.parts.get(position.part).cloned() else {
         return Ok(Batch::Finished);
-    }
+    };
+    let table = ends.source_tables.get(part.source).cloned();
+    let table = table.ok_or_else(|| Error::Internal("a part without source".to_owned()))?;
     ends.source.begin()?;
     ends.target.begin()?;
     if let Some(there) = progress(ends)?
@@ -123,11 +127,9 @@ pub fn batch(job: &Job, ends: &mut Ends, batches: &mut Batches) -> Result<Batch>
         ends.source.commit()?;
         return adopted;
     }
-    ends.source.run(&format!(
-        "LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
-        ends.source_table
-    ))?;
-    let file = file(ends)?;
+    ends.source
+        .run(&format!("LOCK TABLE ONLY {table} IN ACCESS SHARE MODE"))?;
+    let file = file(ends, &table)?;
     if position.blocks.is_some() && position.file != file.number {
         return restart(job, ends);
     }
@@ -136,23 +138,44 @@ pub fn batch(job: &Job, ends: &mut Ends, batches: &mut Batches) -> Result<Batch>
     position.file = file.number;
     let until = blocks.min(position.block + batches.next_blocks());
     let begun = Instant::now();
-    let columns = definition::writable_columns(job.migration.relation)?.join(", ");
-    let query = format!(
-        "SELECT {columns} FROM ONLY {} WHERE ctid >= '({},0)'::tid AND ctid < '({until},0)'::tid",
-        ends.source_table, position.block
-    );
-    let rows = ends.send_rows(&job.column_names()?, &query)?;
-    let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+    let rows = send_blocks(job, ends, &part, &table, until, &mut position)?;
     let seconds = begun.elapsed().as_secs_f64();
     let bytes = (until - position.block) * file.block_size;
-    position.note(0, 0, rows);
     position.block = until;
     if until >= blocks {
-        position.part += 1;
+        position = next_part(position);
     }
     commit(job, ends, position, (rows, bytes, seconds))?;
     batches.adapt_blocks(seconds);
     Ok(Batch::Copied(throttle(bytes, seconds)))
+}
+
+/// Sends the rows from where the copy is to the given block to the targets of a part, and notes how many each got.
+fn send_blocks(
+    job: &Job,
+    ends: &mut Ends,
+    part: &Part,
+    table: &str,
+    until: i64,
+    position: &mut Position,
+) -> Result<i64> {
+    let columns = definition::writable_columns(job.migration.relation)?.join(", ");
+    let names = job.column_names()?;
+    let mut sent = 0;
+    for (n, target) in job.targets().filter(|(n, _)| part.targets.contains(n)) {
+        let mut query = format!(
+            "SELECT {columns} FROM ONLY {table} WHERE ctid >= '({},0)'::tid AND ctid < '({until},0)'::tid",
+            position.block
+        );
+        if part.targets.len() > 1 {
+            query += &format!(" AND {}", job.belongs_to(target));
+        }
+        let rows = ends.send_rows(n, &names, &query)?;
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        position.note(part.source, n, rows);
+        sent += rows;
+    }
+    Ok(sent)
 }
 
 /// Commits a batch on the node and writes it to the journal, whose transaction the caller commits next.
@@ -196,14 +219,15 @@ fn adopt(job: &Job, there: &Progress) -> Result<Batch> {
 
 /// Somebody rewrote the source: block numbers mean nothing any more.
 fn restart(job: &Job, ends: &mut Ends) -> Result<Batch> {
-    ends.target
-        .run(&format!("TRUNCATE ONLY {}", ends.target_table))?;
+    let tables = ends.target_tables.join(", ");
+    ends.target.run(&format!("TRUNCATE ONLY {tables}"))?;
     let before = &job.migration.position;
     let position = Position {
         fingerprint: before.fingerprint.clone(),
         triggers: before.triggers.clone(),
         remote_fingerprint: before.remote_fingerprint.clone(),
         identity: before.identity.clone(),
+        timelines: before.timelines.clone(),
         parts: before.parts.clone(),
         batch: before.batch,
         ..Position::default()
@@ -220,12 +244,11 @@ fn restart(job: &Job, ends: &mut Ends) -> Result<Batch> {
 /// Takes all logged keys out of the target, before unique indexes are built. The log is kept: catch-up brings the rows
 /// back. Repeating it is harmless.
 pub fn deduplicate(job: &Job, ends: &mut Ends) -> Result<()> {
-    ends.source.begin_snapshot()?;
-    ends.target.begin()?;
+    ends.begin_snapshots()?;
     apply::empty_truncated(job, ends)?;
     let query = capture::logged_keys(job, ends);
     let keys = ends.send_keys(job, &query)?;
-    ends.target.run(&apply::delete_keys(job, ends, &keys))?;
+    apply::delete_keys(job, ends, &keys)?;
     ends.target.commit()?;
     ends.source.commit()?;
     ends.keep_keys();
@@ -245,7 +268,7 @@ pub fn build_next(job: &Job, ends: &mut Ends, alone: bool) -> Result<bool> {
         ""
     };
     let next = txn::run(|| next_index(job, ends))?;
-    let analyze = format!("ANALYZE {}", ends.target_table);
+    let analyze = format!("ANALYZE {}", ends.target_tables.join(", "));
     match (&mut ends.target, next) {
         (End::There(link), Some(index)) => {
             let mut statements = vec![format!("{workers}{}", index.create)];
@@ -278,33 +301,33 @@ pub fn build_next(job: &Job, ends: &mut Ends, alone: bool) -> Result<bool> {
     }
 }
 
-/// Those of the table on a node are named like it; of one here, as they will be called.
+/// Those of a table on a node are named like it; of one here, like what it will be called.
 fn next_index(job: &Job, ends: &mut Ends) -> Result<Option<define::Index>> {
-    let target = job.migration.spec.targets.first();
-    let (schema, prefix) = match target.and_then(|target| target.remote.as_ref()) {
-        Some(remote) => (SCHEMA, remote.table.clone()),
-        None => {
-            let name = target.and_then(|target| target.name.clone());
-            (
-                names::SCHEMA,
-                format!("{}_{}", name.unwrap_or_default(), job.id()),
-            )
+    let source = ends.source_tables.first().cloned().unwrap_or_default();
+    for ((_, target), table) in job.targets().zip(ends.target_tables.clone()) {
+        let (schema, prefix) = match &target.remote {
+            Some(remote) => (SCHEMA, remote.table.clone()),
+            None => {
+                let name = target.name.clone().unwrap_or_default();
+                (names::SCHEMA, format!("{name}_{}", job.id()))
+            }
+        };
+        let wanted = define::indexes(&mut ends.source, &source, (schema, &table), &prefix)?;
+        let sql = format!(
+            "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = {}::regclass",
+            spi::quote_literal(&table)
+        );
+        let found = ends.target.texts(&sql, 1)?;
+        let found: Vec<String> = found
+            .into_iter()
+            .filter_map(|mut row| row.pop().flatten())
+            .collect();
+        let missing = wanted
+            .into_iter()
+            .find(|index| !found.contains(&index.name));
+        if missing.is_some() {
+            return Ok(missing);
         }
-    };
-    let table = ends.target_table.clone();
-    let source_table = ends.source_table.clone();
-    let wanted = define::indexes(&mut ends.source, &source_table, (schema, &table), &prefix)?;
-    let sql = format!(
-        "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = {}::regclass",
-        spi::quote_literal(&table)
-    );
-    let found: Vec<String> = ends
-        .target
-        .texts(&sql, 1)?
-        .into_iter()
-        .filter_map(|mut row| row.pop().flatten())
-        .collect();
-    Ok(wanted
-        .into_iter()
-        .find(|index| !found.contains(&index.name)))
+    }
+    Ok(None)
 }

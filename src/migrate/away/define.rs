@@ -84,6 +84,18 @@ pub fn fingerprint(end: &mut End, table: &str) -> Result<String> {
     Ok(hash.unwrap_or_default())
 }
 
+impl Model {
+    /// What tables that become one must have in common: columns, what is checked, and what is stored how.
+    pub fn common(&self) -> (String, Vec<String>) {
+        let phases = [Phase::Table, Phase::Owner];
+        let parts = self.parts.iter();
+        let parts = parts.filter(|part| phases.contains(&part.phase));
+        let mut statements: Vec<String> = parts.map(|part| part.statement.clone()).collect();
+        statements.sort();
+        (self.columns.clone(), statements)
+    }
+}
+
 /// What a shard has that its table on a node, or the foreign table that stands for it, cannot have.
 pub fn cannot_be_carried(model: &Model) -> Vec<&str> {
     let parts = model.parts.iter();

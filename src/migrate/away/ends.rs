@@ -1,7 +1,8 @@
 //! The two ends of a migration: this server or a node. What is said to either is the same SQL, so that it is written
 //! once; how it gets there, and as whom it runs, is known here only.
 
-use crate::catalog::journal::KeyColumn;
+use crate::catalog::journal::{KeyColumn, Source, Target};
+use crate::catalog::node_objects::Role;
 use crate::catalog::two_phase;
 use crate::error::{Error, Result};
 use crate::migrate::away::link::Link;
@@ -102,10 +103,12 @@ pub struct Ends {
     pub source: End,
     /// Where they are to be.
     pub target: End,
-    /// The table with the rows.
-    pub source_table: String,
-    /// The table that they go to.
-    pub target_table: String,
+    /// The tables with the rows, in the order of the sources.
+    pub source_tables: Vec<String>,
+    /// The tables that they go to, in the order of the targets.
+    pub target_tables: Vec<String>,
+    /// Whether both are on one node: there are two sessions then, and rows do not leave the node.
+    pub is_inside: bool,
     /// The log of captured changes, at the source.
     pub log: String,
     /// On a node, what notes how far the copy is.
@@ -114,6 +117,8 @@ pub struct Ends {
     pub format: Format,
     /// What tells objects of this migration from those of others, and of other coordinators.
     pub tag: String,
+    /// Which servers these are; see [`Ends::require_same_servers`].
+    pub timelines: String,
 }
 
 /// What tells objects on a node apart: whose they are, and of which migration.
@@ -136,24 +141,34 @@ impl Ends {
             return Err(Error::Internal("a migration without shards".to_owned()));
         };
         let tag = tag(job.id())?;
-        let there = |node: &str| Link::open(node, job.id()).map(|link| End::There(Box::new(link)));
-        Ok(Self {
+        let there = |node: &str, role| {
+            Link::open(node, job.id(), role).map(|link| End::There(Box::new(link)))
+        };
+        let is_inside = source
+            .remote
+            .as_ref()
+            .is_some_and(|remote| Some(&remote.node) == target.node.as_ref());
+        let of_source = |source: &Source| match &source.remote {
+            Some(remote) => remote.qualified(),
+            None => source.qualified(),
+        };
+        let of_target = |(n, target): (usize, &Target)| match &target.remote {
+            Some(remote) => remote.qualified(),
+            None => job.target_name(n),
+        };
+        let mut ends = Self {
+            timelines: String::new(),
             source: match &source.remote {
-                Some(remote) => there(&remote.node)?,
+                Some(remote) => there(&remote.node, Role::Source)?,
                 None => End::Here(job.owner),
             },
             target: match &target.node {
-                Some(node) => there(node)?,
+                Some(node) => there(node, Role::Target)?,
                 None => End::Here(job.owner),
             },
-            source_table: source
-                .remote
-                .as_ref()
-                .map_or_else(|| source.qualified(), |remote| remote.qualified()),
-            target_table: target
-                .remote
-                .as_ref()
-                .map_or_else(|| job.target_name(0), |remote| remote.qualified()),
+            source_tables: spec.sources.iter().map(of_source).collect(),
+            target_tables: job.targets().map(of_target).collect(),
+            is_inside,
             log: match &source.remote {
                 Some(_) => private("log", &tag),
                 None => names::log(job.id()),
@@ -161,6 +176,29 @@ impl Ends {
             progress: private("move", &tag),
             format: format(job.migration.relation)?,
             tag,
+        };
+        ends.timelines = ends.require_same_servers(job)?;
+        Ok(ends)
+    }
+
+    /// Fails if a standby has taken the place of one of the servers since the migration began: what was the last that was
+    /// committed there may be lost, and nobody could tell at the other end.
+    fn require_same_servers(&mut self, job: &Job) -> Result<String> {
+        const TIMELINE: &str = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
+        let mut timelines = spi::query_value::<String>(TIMELINE, &[])?.unwrap_or_default();
+        for end in [&mut self.source, &mut self.target] {
+            if let End::There(link) = end {
+                timelines += &format!(" {}", link.value(TIMELINE)?.unwrap_or_default());
+            }
+        }
+        let before = &job.migration.position.timelines;
+        if before.is_empty() || *before == timelines {
+            return Ok(timelines);
+        }
+        Err(Error::Prerequisite {
+            what: "a standby has taken the place of a server since the migration began".to_owned(),
+            hint: "What was committed last may be lost there: start the migration again."
+                .to_owned(),
         })
     }
 
@@ -207,13 +245,38 @@ impl Ends {
         Ok(keys)
     }
 
-    /// Sends the rows of a query to the target; returns how many there were.
-    pub fn send_rows(&mut self, columns: &[String], query: &str) -> Result<u64> {
+    /// Sends the rows of a query to a target; returns how many there were.
+    pub fn send_rows(&mut self, target: usize, columns: &[String], query: &str) -> Result<u64> {
+        let table = self
+            .target_tables
+            .get(target)
+            .ok_or_else(|| Error::Internal("a target without a table".to_owned()))?;
+        if let (true, End::There(link)) = (self.is_inside, &mut self.target) {
+            let list: Vec<String> = columns.iter().map(spi::quote_identifier).collect();
+            let insert = format!("INSERT INTO {table} ({}) {query}", list.join(", "));
+            return Ok(link.ask(&insert)?.affected());
+        }
         pipe(
             (&mut self.source, query),
-            (&mut self.target, &self.target_table, columns),
+            (&mut self.target, table, columns),
             self.format,
         )
+    }
+
+    /// Begins a transaction at each end; at the source, all statements of it see the same. Rows that do not leave their
+    /// node are read by the session of the target, in the same snapshot.
+    pub fn begin_snapshots(&mut self) -> Result<()> {
+        self.source.begin_snapshot()?;
+        let (true, End::There(source), End::There(target)) =
+            (self.is_inside, &mut self.source, &mut self.target)
+        else {
+            return self.target.begin();
+        };
+        let snapshot = source.value("SELECT pg_catalog.pg_export_snapshot()")?;
+        let snapshot = spi::quote_literal(snapshot.unwrap_or_default());
+        let begin =
+            format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT {snapshot}");
+        target.ask(&begin).map(|_| ())
     }
 }
 

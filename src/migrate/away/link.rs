@@ -1,11 +1,12 @@
 //! A mover's session on a node.
 //!
-//! It holds a lock there with the number of the migration, so that there is but one: a mover that is gone may have left
+//! It holds a lock there with the number of the migration and the part that the node has, so that there is but one: a mover that is gone may have left
 //! a session that has still something to do, such as to commit what is on its way. Its successor ends that session, and
 //! waits until it has ended, before it looks at anything.
 
 use std::time::{Duration, Instant};
 
+use crate::catalog::node_objects::Role;
 use crate::catalog::{nodes, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::connect;
@@ -38,10 +39,10 @@ const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = '5s'; SET d
     SET synchronous_commit = on; SET lc_monetary = 'C'; SET jit = off";
 
 impl Link {
-    /// Connects for the migration of this number. Inside a transaction.
-    pub fn open(node: &str, migration: i64) -> Result<Self> {
+    /// Connects for a part in the migration of this number. Inside a transaction.
+    pub fn open(node: &str, migration: i64, role: Role) -> Result<Self> {
         let mut link = Self::visit(node)?;
-        link.take_over(&lock_key(migration)?)?;
+        link.take_over(&lock_key(migration, role)?)?;
         link.deadline = None;
         Ok(link)
     }
@@ -152,8 +153,8 @@ fn patience(deadline: Option<Instant>, silence: Duration, conninfo: &Conninfo) -
 }
 
 /// The number of the lock, for SQL.
-fn lock_key(migration: i64) -> Result<String> {
-    let name = format!("{}move_{migration}", two_phase::prefix()?);
+fn lock_key(migration: i64, role: Role) -> Result<String> {
+    let name = format!("{}{}_{migration}", two_phase::prefix()?, role.as_str());
     let key = spi::query_value::<i64>("SELECT pg_catalog.hashtextextended($1, 0)", &[name.into()])?;
     Ok(format!("({})", key.unwrap_or_default()))
 }

@@ -15,37 +15,54 @@ use crate::nodes::connect;
 use crate::pg::{relation, spi};
 use crate::settings;
 
-/// Fails unless a whole shard changes its place, and nothing else.
-pub fn require_move(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
-    if !spec.blocking && spec.sources.len() == 1 && spec.targets.len() == 1 {
+/// Fails unless a whole shard changes its place, or shards of one node are reshaped there.
+pub fn require_possible(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
+    let is_move = spec.sources.len() == 1 && spec.targets.len() == 1;
+    if is_move || is_inside(spec) {
         return Ok(());
     }
     let name = relation::display_name(table)?;
-    if spec.blocking {
-        return Err(Error::Unsupported {
-            what: format!("a shard of table \"{name}\" has no key that identifies its rows"),
-            detail: "repart.allow_blocking does not concern moves between servers.".to_owned(),
-            hint: "Add a primary key to the shard.".to_owned(),
-        });
-    }
-    let foreign = spec.sources.iter().find(|source| source.remote.is_some());
+    let place = |source: &Source| {
+        let node = source.remote.as_ref().map(|remote| remote.node.as_str());
+        format!("\"{}\" on {}", source.name, node.unwrap_or(nodes::LOCAL))
+    };
+    let places: Vec<String> = spec.sources.iter().map(place).collect();
     Err(Error::Unsupported {
-        what: format!(
-            "shard \"{}\" of table \"{name}\" is on a node, where it can only be moved",
-            foreign.map_or("", |source| source.name.as_str())
-        ),
-        detail: String::new(),
-        hint: "Move it to node \"local\" with repart_move first.".to_owned(),
+        what: format!("shards of table \"{name}\" are on different servers"),
+        detail: format!("They are: {}.", places.join(", ")),
+        hint: "Move them to one node with repart_move first.".to_owned(),
     })
+}
+
+/// Whether all of it happens on one node.
+fn is_inside(spec: &Spec) -> bool {
+    let Some(node) = spec.targets.first().and_then(|target| target.node.as_ref()) else {
+        return false;
+    };
+    let of_sources = |source: &Source| source.remote.as_ref().is_some_and(|r| r.node == *node);
+    spec.sources.iter().all(of_sources)
+        && spec
+            .targets
+            .iter()
+            .all(|target| target.node.as_ref() == Some(node))
 }
 
 /// Fails where a migration of a table with a part for a node could not be carried out.
 pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     let name = relation::display_name(table)?;
+    let mut models = Vec::new();
     for source in &spec.sources {
         if let Some(remote) = &source.remote {
-            require_sender(source, remote, spec)?;
+            models.push(require_sender(source, remote, spec)?);
         }
+    }
+    if models.iter().any(|model| Some(model) != models.first()) {
+        return Err(Error::Unsupported {
+            what: format!("the tables behind shards of table \"{name}\" differ on their node"),
+            detail: String::new(),
+            hint: "Give them the same columns, constraints, storage parameters and keys there."
+                .to_owned(),
+        });
     }
     for target in &spec.targets {
         let Some(node) = &target.node else {
@@ -54,7 +71,9 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
         for source in &spec.sources {
             require_portable(table, source)?;
         }
-        require_receiver(node)?;
+        if !is_inside(spec) {
+            require_receiver(node)?;
+        }
         for source in &spec.sources {
             require_mappings(node, source.relation(), &name)?;
             if source.remote.is_none() {
@@ -96,8 +115,8 @@ fn require_receiver(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the table behind a foreign shard can be moved away from its node.
-fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<()> {
+/// Fails unless the table behind a foreign shard can be replaced; returns what all of them must have in common.
+fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<(Common, Vec<KeyName>)> {
     let (shard, node) = (&source.name, &remote.node);
     nodes::share(node)?;
     let mut there = End::There(Box::new(Link::visit(node)?));
@@ -137,7 +156,8 @@ fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<()> {
     }
     require_same_columns(source, &mut there, &table)?;
     let sql = KEY_COLUMNS.replace("$1", &format!("{table}::regclass"));
-    if there.texts(&sql, 2)?.is_empty() {
+    let keys = there.texts(&sql, 2)?;
+    if keys.is_empty() {
         return Err(capture::no_key(shard));
     }
     let model = define::read(&mut there, &remote.qualified(), "shard")?;
@@ -149,12 +169,21 @@ fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<()> {
             hint: "Drop it there.".to_owned(),
         });
     }
-    if spec.targets.iter().any(|target| target.node.is_none()) {
-        let bytes = bytes.and_then(|bytes| bytes.parse::<u64>().ok());
-        return space::require_here(spec, bytes.unwrap_or(0));
+    let bytes = bytes
+        .and_then(|bytes| bytes.parse::<u64>().ok())
+        .unwrap_or(0);
+    match spec.targets.first().and_then(|target| target.node.as_ref()) {
+        None => space::require_here(spec, bytes)?,
+        Some(node) => require_free(node, i64::try_from(bytes).unwrap_or(i64::MAX))?,
     }
-    Ok(())
+    Ok((model.common(), keys))
 }
+
+/// Definition of a table, as far as tables that become one must agree.
+type Common = (String, Vec<String>);
+
+/// A column of a key: name and type.
+type KeyName = Vec<Option<String>>;
 
 /// A foreign table need not have the names and types of the table that it stands for: rows that are copied would not
 /// mean the same.
@@ -284,6 +313,11 @@ fn require_space(node: &str, shard: pg_sys::Oid) -> Result<()> {
         &[shard.into()],
     )?
     .unwrap_or(0);
+    require_free(node, needed)
+}
+
+/// As [`require_space`], of so many bytes.
+fn require_free(node: &str, needed: i64) -> Result<()> {
     let free = nodes::disk_free(node)?;
     let Some(free) = free.filter(|free| *free < needed) else {
         return Ok(());

@@ -9,7 +9,7 @@ use crate::migrate::away::define::Model;
 use crate::migrate::away::ends::{self, End, Ends, SCHEMA};
 use crate::migrate::away::{capture, define};
 use crate::migrate::job::Job;
-use crate::migrate::{self, clean, preflight};
+use crate::migrate::{self, clean, flows, preflight};
 use crate::pg::{grants, parse, relation, role, spi};
 
 /// Bytes of a table's name on a node, of which names of indexes are made.
@@ -22,25 +22,40 @@ pub fn begin(migration: &Migration) -> Result<()> {
     let mut migration = migration.clone();
     let tag = ends::tag(migration.id)?;
     let first = migration.spec.first_source()?.clone();
-    for target in &mut migration.spec.targets {
-        if target.name.is_none() {
-            target.name = Some(first.name.clone());
-        }
+    let (table, id) = (migration.relation_name.clone(), migration.id);
+    for (n, target) in migration.spec.targets.iter_mut().enumerate() {
+        let name = match &target.name {
+            Some(name) => name.clone(),
+            None => migrate::prepare::free_name(&first.schema, &table, id, n)?,
+        };
         target.remote = target.node.as_ref().map(|node| Remote {
             node: node.clone(),
             schema: SCHEMA.to_owned(),
-            table: remote_name(&first.name, &tag),
+            table: remote_name(&name, &format!("{tag}_{}", n + 1)),
         });
-        if let Some(remote) = &target.remote {
-            let table = remote.qualified();
-            node_objects::note(migration.id, &remote.node, Role::Target, &tag, &table)?;
-        }
+        target.name = Some(name);
     }
-    if let Some(remote) = &first.remote {
-        let table = remote.qualified();
-        node_objects::note(migration.id, &remote.node, Role::Source, &tag, &table)?;
-    }
+    let spec = &migration.spec;
+    let sources = spec.sources.iter().filter_map(|s| s.remote.as_ref());
+    let targets = spec.targets.iter().filter_map(|t| t.remote.as_ref());
+    note(id, Role::Source, &tag, sources)?;
+    note(id, Role::Target, &tag, targets)?;
     journal::set_spec(&migration)
+}
+
+/// Notes the tables that a migration has, or will have, on a node.
+fn note<'a>(
+    id: i64,
+    role: Role,
+    tag: &str,
+    tables: impl Iterator<Item = &'a Remote>,
+) -> Result<()> {
+    let tables: Vec<&Remote> = tables.collect();
+    let Some(first) = tables.first() else {
+        return Ok(());
+    };
+    let names: Vec<String> = tables.iter().map(|table| table.qualified()).collect();
+    node_objects::note(id, &first.node, role, tag, &names.join(", "))
 }
 
 fn remote_name(shard: &str, tag: &str) -> String {
@@ -62,41 +77,59 @@ pub fn create(job: &Job, ends: &mut Ends) -> Result<()> {
         };
         end.run(&super::clean::script(&made))?;
     }
-    let target = job.migration.spec.targets.first();
-    let target = target.ok_or_else(|| Error::Internal("a migration without target".to_owned()))?;
-    let model = define::read(&mut ends.source, &ends.source_table, &ends.target_table)?;
-    match &mut ends.target {
-        End::There(link) => {
-            let progress = &ends.progress;
-            let mut script = format!(
-                "BEGIN; CREATE TABLE {progress} (batch bigint NOT NULL, position text NOT NULL, rows bigint NOT NULL,
-                     bytes bigint NOT NULL, seconds double precision NOT NULL);
-                 INSERT INTO {progress} VALUES (0, '', 0, 0, 0);"
-            );
-            for statement in define::create_table(job, &model, target, &ends.target_table) {
-                let _ = write!(script, "{statement};");
-            }
-            script.push_str("COMMIT");
-            create_schema(link)?;
-            link.ask(&script)?;
-            create_foreign(job)?;
-        }
-        End::Here(_) => {
-            create_here(job, &model, target)?;
-        }
-    }
+    make_tables(job, ends)?;
     let job = capture::create(job, ends)?;
     let position = Position {
         fingerprint: job.definition()?.fingerprint,
         identity: job.identity.clone(),
-        parts: vec![Part {
-            source: 0,
-            targets: vec![0],
-            ..Part::default()
-        }],
+        timelines: ends.timelines.clone(),
+        parts: parts(&job)?,
         ..Position::default()
     };
     journal::restart_copy(&job.migration, &position)
+}
+
+/// Each source is read once, for all targets that get something of it.
+fn parts(job: &Job) -> Result<Vec<Part>> {
+    let overlaps = flows::overlaps(job)?;
+    let of_source = |source| Part {
+        source,
+        targets: overlaps
+            .iter()
+            .filter(|overlap| overlap.source == source)
+            .map(|overlap| overlap.target)
+            .collect(),
+        ..Part::default()
+    };
+    Ok((0..job.migration.spec.sources.len())
+        .map(of_source)
+        .collect())
+}
+
+fn make_tables(job: &Job, ends: &mut Ends) -> Result<()> {
+    let source = ends.source_tables.first().cloned().unwrap_or_default();
+    let progress = &ends.progress;
+    let mut script = format!(
+        "BEGIN; CREATE TABLE {progress} (batch bigint NOT NULL, position text NOT NULL, rows bigint NOT NULL,
+             bytes bigint NOT NULL, seconds double precision NOT NULL);
+         INSERT INTO {progress} VALUES (0, '', 0, 0, 0);"
+    );
+    for ((n, target), table) in job.targets().zip(&ends.target_tables) {
+        let model = define::read(&mut ends.source, &source, table)?;
+        if !ends.target.is_there() {
+            return create_here(job, &model, target);
+        }
+        for statement in define::create_table(job, &model, target, table) {
+            let _ = write!(script, "{statement};");
+        }
+        create_foreign(job, n, target)?;
+    }
+    script.push_str("COMMIT");
+    if let End::There(link) = &mut ends.target {
+        create_schema(link)?;
+        link.ask(&script)?;
+    }
+    Ok(())
 }
 
 /// Of two that make it at the same time, one is told that it is there.
@@ -109,17 +142,16 @@ pub fn create_schema(link: &mut super::link::Link) -> Result<()> {
 }
 
 /// The foreign table that stands for the one on the node: private, and of the source's owner.
-fn create_foreign(job: &Job) -> Result<()> {
-    let target = job.migration.spec.targets.first();
-    let Some(remote) = target.and_then(|target| target.remote.as_ref()) else {
+fn create_foreign(job: &Job, n: usize, target: &Target) -> Result<()> {
+    let Some(remote) = &target.remote else {
         return Ok(());
     };
-    let name = job.target_name(0);
+    let name = job.target_name(n);
     let model = here(job, &name)?;
     for statement in define::create_foreign_table(&model, remote, &name) {
         spi::execute(&statement)?;
     }
-    settle(job)
+    settle(job, n)
 }
 
 /// What the shard is made of as this server has it.
@@ -143,7 +175,7 @@ fn create_here(job: &Job, there: &Model, target: &Target) -> Result<()> {
         format!(" TABLESPACE {}", spi::quote_identifier(name))
     });
     spi::execute(&format!("{create}{tablespace}"))?;
-    settle(job)?;
+    settle(job, 0)?;
     for statement in rest {
         role::as_owner(job.owner, || spi::execute(statement))?;
     }
@@ -155,8 +187,8 @@ fn create_here(job: &Job, there: &Model, target: &Target) -> Result<()> {
 }
 
 /// Owner and grants of what users will see.
-fn settle(job: &Job) -> Result<()> {
-    let name = job.target_name(0);
+fn settle(job: &Job, n: usize) -> Result<()> {
+    let name = job.target_name(n);
     let owner = relation::role_name(job.owner)?;
     spi::execute(&format!(
         "ALTER TABLE {name} OWNER TO {}",

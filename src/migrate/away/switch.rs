@@ -45,44 +45,52 @@ pub fn require_ready(job: &Job, ends: &mut Ends) -> Result<()> {
     ))
 }
 
-/// Keeps everybody on the node from the source: those who write there, and what was committed through this server and
-/// is still on its way. Polite, as here.
+/// Keeps everybody on the node from writing to the sources: those who write there, and what was committed through this
+/// server and is still on its way. Polite, as here. Where rows do not leave their node, another session has to read them.
 pub fn lock_out(ends: &mut Ends) -> Result<()> {
     ends.source.begin()?;
+    let mode = if ends.is_inside {
+        "EXCLUSIVE"
+    } else {
+        "ACCESS EXCLUSIVE"
+    };
     if let End::There(link) = &mut ends.source {
         capture::be_polite(link)?;
-        link.ask(&format!(
-            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
-            ends.source_table
-        ))?;
+        for table in &ends.source_tables {
+            link.ask(&format!("LOCK TABLE ONLY {table} IN {mode} MODE"))?;
+        }
     }
     Ok(())
 }
 
-/// Takes the source's table out of everybody's sight on its node, by a transaction that is prepared there: the commit of
-/// the running one decides. Last of all, since nobody can use the table from here on until it is decided.
+/// Takes the sources' tables out of everybody's sight on their node, by a transaction that is prepared there: the commit
+/// of the running one decides. Last of all, since nobody can use the tables from here on until it is decided.
 pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
-    let (table, function) = (ends.source_table.clone(), private("capture", &ends.tag));
-    let old = format!("old_{}", ends.tag);
+    let function = private("capture", &ends.tag);
+    let mut script = format!("DROP FUNCTION {function}() CASCADE;");
+    for (n, source) in job.migration.spec.sources.iter().enumerate() {
+        let Some(remote) = &source.remote else {
+            return Ok(());
+        };
+        let old = format!("old_{}_{}", ends.tag, n + 1);
+        script += &format!(
+            "ALTER TABLE {} RENAME TO {};",
+            remote.qualified(),
+            spi::quote_identifier(&old)
+        );
+        if remote.schema != SCHEMA {
+            script += &format!(
+                "ALTER TABLE {} SET SCHEMA {SCHEMA};",
+                spi::quote_qualified_identifier(&remote.schema, &old)
+            );
+        }
+    }
     let End::There(link) = &mut ends.source else {
-        return Ok(());
-    };
-    let Some(remote) = &job.migration.spec.first_source()?.remote else {
         return Ok(());
     };
     let number = Number::new()?;
     number.hold()?;
     let gid = number.gid(1);
-    let mut script = format!(
-        "DROP FUNCTION {function}() CASCADE; ALTER TABLE {table} RENAME TO {};",
-        spi::quote_identifier(&old)
-    );
-    if remote.schema != SCHEMA {
-        script += &format!(
-            "ALTER TABLE {} SET SCHEMA {SCHEMA};",
-            spi::quote_qualified_identifier(&remote.schema, &old)
-        );
-    }
     script += &format!("PREPARE TRANSACTION {}", spi::quote_literal(&gid));
     link.ask(&script)?;
     two_phase::decide_commit(&gid, &link.node, &purpose(job.id()))?;
@@ -115,9 +123,9 @@ pub fn finish_prepared(migration: &Migration) -> Result<()> {
 }
 
 /// Gives the target its public name and place, and attaches it. A foreign table is not scanned for that.
-pub fn publish(job: &Job, oid: pg_sys::Oid) -> Result<()> {
+pub fn publish(job: &Job, n: usize, oid: pg_sys::Oid) -> Result<()> {
     let source = job.migration.spec.first_source()?;
-    let Some(target) = job.migration.spec.targets.first() else {
+    let Some(target) = job.migration.spec.targets.get(n) else {
         return Ok(());
     };
     let public = target
@@ -127,11 +135,11 @@ pub fn publish(job: &Job, oid: pg_sys::Oid) -> Result<()> {
     let schema = spi::quote_identifier(&source.schema);
     spi::execute(&format!(
         "ALTER TABLE {} SET SCHEMA {schema}",
-        job.target_name(0)
+        job.target_name(n)
     ))?;
     spi::execute(&format!(
         "ALTER TABLE {schema}.{} RENAME TO {}",
-        spi::quote_identifier(names::private_target(job.id(), 0)),
+        spi::quote_identifier(names::private_target(job.id(), n)),
         spi::quote_identifier(&public)
     ))?;
     let bound = |bound: &Option<String>, open: &str| {

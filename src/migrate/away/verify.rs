@@ -3,7 +3,7 @@
 //! on both sides.
 
 use crate::catalog::bounds::Bound;
-use crate::catalog::journal;
+use crate::catalog::journal::{self, Target};
 use crate::error::{Error, Result};
 use crate::migrate::away::apply;
 use crate::migrate::away::capture;
@@ -28,6 +28,8 @@ struct Sums {
 
 /// How far the comparison is.
 pub struct Comparison {
+    /// The target that is compared.
+    target: usize,
     lower: Bound,
     row_bytes: f64,
     is_indexed: bool,
@@ -48,12 +50,8 @@ impl Comparison {
     pub fn begin(job: &Job, ends: &mut Ends) -> Result<Self> {
         let (rows, bytes) = super::copy::totals(ends)?;
         Ok(Self {
-            lower: job
-                .migration
-                .spec
-                .targets
-                .first()
-                .and_then(|target| target.lower.clone()),
+            target: 0,
+            lower: target(job, 0)?.lower.clone(),
             row_bytes: bytes as f64 / rows.max(1) as f64,
             is_indexed: has_key_index(job, ends)?,
         })
@@ -65,12 +63,12 @@ impl Comparison {
         let mut again = false;
         let (upper, rows) = loop {
             let upper = txn::run(|| self.next_boundary(job, ends))?;
-            let end = upper.clone().or_else(|| {
-                let target = job.migration.spec.targets.first();
-                target.and_then(|target| target.upper.clone())
-            });
+            let end = match &upper {
+                Some(key) => Some(key.clone()),
+                None => target(job, self.target)?.upper.clone(),
+            };
             let range = range_condition(&job.key, self.lower.as_deref(), end.as_deref());
-            let Some((source, target)) = compare(job, ends, &range)? else {
+            let Some((source, target)) = compare(job, ends, self.target, &range)? else {
                 return Ok(Compared::Truncated);
             };
             if source == target {
@@ -85,15 +83,21 @@ impl Comparison {
                 let message = format!("{message}; copying the range again");
                 journal::event("warning", Some(&job.migration), &message)
             })?;
-            copy_again(job, ends, &range)?;
+            copy_again(job, ends, self.target, &range)?;
         };
         let bytes = (rows * self.row_bytes) as i64;
         let pause = copy::throttle(bytes, begun.elapsed().as_secs_f64());
-        self.lower = upper;
-        Ok(match self.lower {
-            Some(_) => Compared::More(pause),
-            None => Compared::All,
-        })
+        self.lower = match upper {
+            Some(key) => Some(key),
+            None => {
+                self.target += 1;
+                if self.target >= job.migration.spec.targets.len() {
+                    return Ok(Compared::All);
+                }
+                target(job, self.target)?.lower.clone()
+            }
+        };
+        Ok(Compared::More(pause))
     }
 
     /// The key that ends a range of some [`RANGE_ROWS`] rows; `None` where the rest is short.
@@ -103,33 +107,38 @@ impl Comparison {
             return Ok(None);
         }
         let column = spi::quote_identifier(&job.key.column);
-        let upper = job.migration.spec.targets.first();
-        let upper = upper.and_then(|target| target.upper.clone());
+        let upper = target(job, self.target)?.upper.clone();
         let mut condition = range_condition(&job.key, None, upper.as_deref());
         if let Some(lower) = &self.lower {
             let lower = format!("{}::{}", spi::quote_literal(lower), job.key.type_name);
             condition += &format!(" AND {}", job.key.before(&lower, &column));
         }
-        ends.source.begin()?;
+        let table = ends.target_tables.get(self.target).cloned();
+        ends.target.begin()?;
         // Step by step along the index: a sort would read all that is left, for each step.
         for way in ["enable_sort", "enable_seqscan", "enable_bitmapscan"] {
-            ends.source.set_local(way, "off")?;
+            ends.target.set_local(way, "off")?;
         }
-        let rows = ends.source.texts(
+        let rows = ends.target.texts(
             &format!(
                 "SELECT k::text FROM (SELECT {column} AS k FROM ONLY {} WHERE {condition}
                                        ORDER BY {} OFFSET {RANGE_ROWS} LIMIT 1) x",
-                ends.source_table,
+                table.unwrap_or_default(),
                 job.key.by(&column)
             ),
             1,
         )?;
-        ends.source.commit()?;
+        ends.target.commit()?;
         Ok(rows
             .into_iter()
             .next()
             .and_then(|mut row| row.pop().flatten()))
     }
+}
+
+fn target(job: &Job, n: usize) -> Result<&Target> {
+    let target = job.migration.spec.targets.get(n);
+    target.ok_or_else(|| Error::Internal("a target that is not there".to_owned()))
 }
 
 fn difference(job: &Job, range: &str, source: &Sums, target: &Sums) -> String {
@@ -139,7 +148,7 @@ fn difference(job: &Job, range: &str, source: &Sums, target: &Sums) -> String {
     )
 }
 
-/// Whether there is an index led by the shard key at the source.
+/// Whether there is an index led by the shard key.
 fn has_key_index(job: &Job, ends: &mut Ends) -> Result<bool> {
     let sql = format!(
         "SELECT EXISTS (
@@ -150,36 +159,38 @@ fn has_key_index(job: &Job, ends: &mut Ends) -> Result<bool> {
               WHERE i.indrelid = {}::regclass AND i.indisvalid AND i.indpred IS NULL
                 AND i.indcollation[0] = a.attcollation)::text",
         spi::quote_literal(&job.key.column),
-        spi::quote_literal(&ends.source_table)
+        spi::quote_literal(ends.target_tables.first().cloned().unwrap_or_default())
     );
-    Ok(ends.source.row(&sql, 1)?.pop().flatten().as_deref() == Some("true"))
+    Ok(ends.target.row(&sql, 1)?.pop().flatten().as_deref() == Some("true"))
 }
 
-/// The sums of a range at both ends, in one snapshot each, which differ by what is logged only. `None`: truncated.
-fn compare(job: &Job, ends: &mut Ends, range: &str) -> Result<Option<(Sums, Sums)>> {
+/// The sums of a target's range at both ends, in one snapshot each, which differ by what is logged only. `None`:
+/// truncated.
+fn compare(job: &Job, ends: &mut Ends, n: usize, range: &str) -> Result<Option<(Sums, Sums)>> {
     let sums = txn::run_at(Isolation::RepeatableRead, || {
-        ends.source.begin_snapshot()?;
-        ends.target.begin()?;
-        let sums = if capture::is_truncated(ends)? {
+        ends.begin_snapshots()?;
+        let sums = if capture::is_truncated(ends, None)? {
             None
         } else {
             let query = capture::logged_keys(job, ends);
             let keys = ends.send_keys(job, &query)?;
             let text = row_text(job)?;
-            let of = |table: &str, logged: &str| {
+            let of = |table: &String, logged: &str| {
                 format!(
                     "SELECT {text} AS r FROM ONLY {table} t WHERE {range} AND NOT EXISTS (SELECT FROM {logged} l WHERE {})",
                     apply::matches(job, "t", "l")
                 )
             };
             let logged = format!("(SELECT * FROM {} WHERE op = 'k')", ends.log);
-            let (here, there) = (
-                of(&ends.source_table, &logged),
-                of(&ends.target_table, &keys),
-            );
+            let here: Vec<String> = ends
+                .source_tables
+                .iter()
+                .map(|table| of(table, &logged))
+                .collect();
+            let there = ends.target_tables.get(n).map(|table| of(table, &keys));
             Some((
-                sums(&mut ends.source, &here)?,
-                sums(&mut ends.target, &there)?,
+                sums(&mut ends.source, &here.join(" UNION ALL "))?,
+                sums(&mut ends.target, &there.unwrap_or_default())?,
             ))
         };
         ends.target.commit()?;
@@ -212,21 +223,20 @@ fn sums(end: &mut End, rows: &str) -> Result<Sums> {
     })
 }
 
-/// Replaces the rows of a range by what the source has. What is logged meanwhile, the log brings.
-fn copy_again(job: &Job, ends: &mut Ends, range: &str) -> Result<()> {
+/// Replaces the rows of a target's range by what the sources have. What is logged meanwhile, the log brings.
+fn copy_again(job: &Job, ends: &mut Ends, n: usize, range: &str) -> Result<()> {
     txn::run_at(Isolation::RepeatableRead, || {
-        ends.source.begin_snapshot()?;
-        ends.target.begin()?;
-        ends.target.run(&format!(
-            "DELETE FROM ONLY {} WHERE {range}",
-            ends.target_table
-        ))?;
+        ends.begin_snapshots()?;
+        if let Some(table) = ends.target_tables.get(n) {
+            ends.target
+                .run(&format!("DELETE FROM ONLY {table} WHERE {range}"))?;
+        }
         let columns = definition::writable_columns(job.migration.relation)?.join(", ");
-        let query = format!(
-            "SELECT {columns} FROM ONLY {} WHERE {range}",
-            ends.source_table
-        );
-        ends.send_rows(&job.column_names()?, &query)?;
+        let names = job.column_names()?;
+        for source in ends.source_tables.clone() {
+            let query = format!("SELECT {columns} FROM ONLY {source} WHERE {range}");
+            ends.send_rows(n, &names, &query)?;
+        }
         ends.target.commit()?;
         ends.source.commit()
     })
@@ -239,16 +249,22 @@ pub fn apply_and_compare_last(job: &Job, ends: &mut Ends) -> Result<()> {
     if apply::apply(job, ends)? > 0 {
         let keys = format!("pg_temp.repart_keys_{}", job.id());
         let text = row_text(job)?;
-        let of = |table: &str, keys: &str| {
-            format!(
-                "SELECT {text} AS r FROM {keys} l JOIN ONLY {table} t ON {}",
-                apply::matches(job, "t", "l")
-            )
+        let of = |tables: &[String], keys: &str| {
+            let of_each: Vec<String> = tables
+                .iter()
+                .map(|table| {
+                    format!(
+                        "SELECT {text} AS r FROM {keys} l JOIN ONLY {table} t ON {}",
+                        apply::matches(job, "t", "l")
+                    )
+                })
+                .collect();
+            of_each.join(" UNION ALL ")
         };
         let logged = format!("({})", capture::logged_keys(job, ends));
         let (here, there) = (
-            of(&ends.source_table, &logged),
-            of(&ends.target_table, &keys),
+            of(&ends.source_tables, &logged),
+            of(&ends.target_tables, &keys),
         );
         let (source, target) = (
             sums(&mut ends.source, &here)?,

@@ -142,7 +142,7 @@ fn switch(jobs: &[Job], models: &[Model]) -> Result<Vec<pg_sys::Oid>> {
         keep::step_aside(job)?;
         for (n, oid) in targets.iter().enumerate() {
             if job.is_away() {
-                away::switch::publish(job, *oid)?;
+                away::switch::publish(job, n, *oid)?;
             } else if job.kept().all(|kept| kept.n != n) {
                 publish::target(job, n, *oid, model)?;
             }

@@ -98,7 +98,7 @@ impl Drive {
             }
         }
         let ends = self.links.open(job)?;
-        let vacuum = format!("VACUUM {}", ends.target_table);
+        let vacuum = format!("VACUUM {}", ends.target_tables.join(", "));
         match &mut ends.target {
             End::There(link) => txn::outside(|| link.ask(&vacuum)).map(|_| ())?,
             End::Here(_) => index::vacuum(job, self.pace.gives_way())?,

@@ -16,7 +16,7 @@ use crate::pg::relation;
 /// Checks what is to be done to a table.
 pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     if spec.is_away() {
-        away::preflight::require_move(table, spec)?;
+        away::preflight::require_possible(table, spec)?;
     }
     let name = relation::display_name(table)?;
     let current = shards::of(table)?;

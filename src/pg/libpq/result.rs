@@ -15,9 +15,15 @@ const DIAGNOSTICS: [i32; 4] = [b'C' as i32, b'M' as i32, b'D' as i32, b'H' as i3
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     rows: Vec<Vec<Option<String>>>,
+    affected: u64,
 }
 
 impl Answer {
+    /// Number of rows that a command without rows has changed.
+    pub fn affected(&self) -> u64 {
+        self.affected
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -75,7 +81,12 @@ impl Connection {
         match status {
             ExecStatusType::PGRES_TUPLES_OK => self.answers.push(rows(result)),
             ExecStatusType::PGRES_COMMAND_OK | ExecStatusType::PGRES_EMPTY_QUERY => {
-                self.answers.push(Answer::default());
+                // SAFETY: a string that belongs to the result, copied at once; empty where nothing was changed.
+                let affected = unsafe { text(pq_sys::PQcmdTuples(result.0)) };
+                self.answers.push(Answer {
+                    affected: affected.parse().unwrap_or(0),
+                    ..Answer::default()
+                });
             }
             ExecStatusType::PGRES_NONFATAL_ERROR => {}
             ExecStatusType::PGRES_FATAL_ERROR | ExecStatusType::PGRES_BAD_RESPONSE => {
@@ -130,5 +141,5 @@ fn rows(result: &Owned) -> Answer {
             })
             .collect()
     };
-    Answer { rows }
+    Answer { rows, affected: 0 }
 }
