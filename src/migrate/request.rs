@@ -196,11 +196,14 @@ pub fn relocate(
     })
 }
 
-/// Whether shards can go to other nodes, and be reshaped there.
+/// Whether shards can go to other nodes.
 const MOVES_BETWEEN_NODES: bool = false;
 
+/// Whether shards on nodes can be split, merged and exchange rows there.
+const RESHAPES_ON_NODES: bool = false;
+
 /// What a plan's step `move` asks for; `None` while nobody can carry it out: then the row only advises.
-pub fn to_node(shard: pg_sys::Oid, node: &str) -> Result<Option<Wanted>> {
+pub fn planned_move(shard: pg_sys::Oid, node: &str) -> Result<Option<Wanted>> {
     if !MOVES_BETWEEN_NODES {
         return Ok(None);
     }
@@ -209,7 +212,7 @@ pub fn to_node(shard: pg_sys::Oid, node: &str) -> Result<Option<Wanted>> {
 
 /// Why a shard on a node cannot be reshaped; `None` if it can.
 pub fn cannot_reshape(node: &String) -> Option<String> {
-    (!MOVES_BETWEEN_NODES).then(|| format!("it is on node {node}"))
+    (!RESHAPES_ON_NODES).then(|| format!("it is on node {node}"))
 }
 
 /// Fails if the node cannot have shards of the table.
