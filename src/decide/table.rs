@@ -16,7 +16,6 @@ use crate::decide::many::{self, Foreseen};
 use crate::decide::options::Options;
 use crate::error::{Error, Result};
 use crate::manage::leaf_keys;
-use crate::migrate::request;
 use crate::observe::heat;
 use crate::observe::history::{self, History, Metric};
 use crate::pg::relation;
@@ -237,7 +236,6 @@ impl Past {
             name: partition.name.clone(),
             lower: partition.lower.clone(),
             upper: partition.upper.clone(),
-            indivisible: home.as_ref().and_then(request::cannot_reshape),
             node: home.unwrap_or_else(|| nodes::LOCAL.to_owned()),
             tablespace: partition.tablespace.clone(),
             rows: partition.rows,

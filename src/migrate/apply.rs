@@ -81,7 +81,7 @@ fn wanted(step: &Step) -> Result<Option<Wanted>> {
         (Action::None | Action::Prewarm, _) => Ok(None),
         (Action::Split, [shard]) => request::split(*shard, &step.boundaries).map(Some),
         (Action::Merge, shards) => request::merge(shards).map(Some),
-        (Action::Move, [shard]) => request::to_node(*shard, &step.target).map(Some),
+        (Action::Move, [shard]) => request::planned_move(*shard, &step.target).map(Some),
         (Action::Shift, [lower, upper]) => request::shift(*lower, *upper, boundary).map(Some),
         (action, shards) => Err(Error::Internal(format!(
             "step {action} with {} shards",

@@ -145,7 +145,7 @@ pub fn relocate(
         .as_ref()
         .map_or(nodes::LOCAL, |(node, _, _)| node.as_str());
     if let Some(node) = node.filter(|node| *node != from) {
-        return leave(table, &shard, node, tablespace);
+        return to_node(table, &shard, node, tablespace);
     }
     if from != nodes::LOCAL {
         return Err(invalid(
@@ -190,17 +190,12 @@ pub fn relocate(
 }
 
 /// What a plan's step `move` asks for.
-pub fn to_node(shard: pg_sys::Oid, node: &str) -> Result<Wanted> {
+pub fn planned_move(shard: pg_sys::Oid, node: &str) -> Result<Wanted> {
     relocate(shard, Some(node), None)
 }
 
-/// Why a shard on a node cannot be reshaped; `None` if it can.
-pub fn cannot_reshape(node: &String) -> Option<String> {
-    Some(format!("it is on node {node}"))
-}
-
 /// A shard goes to another node.
-fn leave(
+fn to_node(
     table: pg_sys::Oid,
     shard: &Shard,
     node: &str,

@@ -144,6 +144,35 @@ fn a_plan_moves_shards_to_nodes_that_can_take_them() {
 }
 
 #[test]
+fn shards_on_two_nodes_that_the_same_transactions_use_are_gathered() {
+    let fleet = Fleet::start(&QUIET);
+    let mut session = fleet.session();
+    orders(&fleet, &mut session);
+    for shard in ["orders1", "orders2", "orders3"] {
+        import(&mut session, shard, 10);
+    }
+    assert!(plan(&mut session)[0].starts_with("none NO_ACTION"));
+    for number in 0..150 {
+        session.run(&format!(
+            "BEGIN; INSERT INTO orders VALUES ({number}, 'here'); INSERT INTO orders VALUES (2000 + {number}, 'there'); COMMIT"
+        ));
+    }
+    let steps = plan(&mut session);
+    assert_eq!(steps.len(), 1, "{steps:?}");
+    assert!(
+        steps[0] == "move GATHER orders1 local north"
+            || steps[0] == "move GATHER orders3 north local",
+        "{steps:?}"
+    );
+    let sentence = why(&mut session);
+    assert!(
+        sentence.contains("transactions per second use both orders")
+            && sentence.contains("transactions per second less use two nodes"),
+        "{sentence}"
+    );
+}
+
+#[test]
 fn a_table_whose_shards_cannot_leave_says_so() {
     let fleet = Fleet::start(&QUIET);
     let mut session = fleet.session();
