@@ -15,6 +15,7 @@ mod combine;
 mod confidence;
 mod direct;
 pub mod ets;
+pub mod events;
 mod guard;
 mod linear;
 pub mod log_linear;
