@@ -16,6 +16,17 @@ CREATE TABLE repart.sharded_tables (
 COMMENT ON TABLE repart.sharded_tables IS 'tables that repart manages; those with the same colocation_group share their boundaries';
 SELECT pg_catalog.pg_extension_config_dump('repart.sharded_tables', '');
 
+-- What is known in advance to change the load: of one table, or of all.
+CREATE TABLE repart.calendar (
+    name     text        NOT NULL,
+    relation regclass,
+    starts   timestamptz NOT NULL,
+    ends     timestamptz NOT NULL CHECK (ends > starts),
+    UNIQUE NULLS NOT DISTINCT (name, relation, starts)
+);
+COMMENT ON TABLE repart.calendar IS 'holidays, sales and other occurrences that forecasts know of; those with one name are expected to do the same; relation NULL: all tables';
+SELECT pg_catalog.pg_extension_config_dump('repart.calendar', '');
+
 -- Cumulative counters at the last sample, to make rates of.
 CREATE TABLE repart.counters (
     shard   oid         PRIMARY KEY,

@@ -29,7 +29,8 @@ SELECT repart_wake();
 -- Observing, forecasting and planning. repart_forecast stores nothing: anybody may call it, for a table that
 -- is theirs.
 REVOKE EXECUTE ON FUNCTION repart_sample(), repart_import_samples(regclass, jsonb), repart_plan(regclass),
-    repart_set_model(regclass, text) FROM PUBLIC;
+    repart_set_model(regclass, text), repart_add_event(text, timestamptz, timestamptz, regclass),
+    repart_drop_event(text, timestamptz, regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION repart_plan(regclass) TO pg_monitor;
 GRANT EXECUTE ON FUNCTION repart_forecast(regclass, interval, text) TO PUBLIC;
 
@@ -37,6 +38,8 @@ COMMENT ON FUNCTION repart_sample() IS 'sample the load of every shard of every 
 COMMENT ON FUNCTION repart_import_samples(regclass, jsonb) IS 'add load of a shard that was recorded elsewhere, as rates per second; returns how many samples were stored';
 COMMENT ON FUNCTION repart_forecast(regclass, interval, text) IS 'forecast the load of each shard of a table, per second; each row is about the step that ends at its time';
 COMMENT ON FUNCTION repart_set_model(regclass, text) IS 'choose the forecasting model of one table; NULL leaves it to the setting repart.model';
+COMMENT ON FUNCTION repart_add_event(text, timestamptz, timestamptz, regclass) IS 'tell forecasts of an occurrence that changes the load of a table, of all by default; past ones teach what it does';
+COMMENT ON FUNCTION repart_drop_event(text, timestamptz, regclass) IS 'forget occurrences of an event, all by default; returns how many';
 COMMENT ON FUNCTION repart_plan(regclass) IS 'forecast and plan, for all tables by default; changes no table of the user and stores the plan';
 
 -- The access sampler.

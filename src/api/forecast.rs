@@ -54,9 +54,10 @@ fn repart_forecast(
     require_owner_or_monitor(table)?;
     tables::require(table)?;
     let mut options = Options::new(horizon.as_ref(), model)?;
-    if model.is_none() {
-        options = options.with_model_of(table)?;
-    }
+    options = match model {
+        Some(_) => options.with_events_of(table)?,
+        None => options.with_model_of(table)?,
+    };
     Ok(TableIterator::new(role::as_superuser(|| {
         rows(table, &options)
     })?))

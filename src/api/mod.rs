@@ -1,6 +1,7 @@
 //! The SQL functions: check rights, parse, call, shape rows.
 
 mod control;
+mod events;
 mod forecast;
 pub mod heat;
 pub mod hosted;

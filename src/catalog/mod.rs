@@ -4,6 +4,7 @@ pub mod access;
 pub mod bounds;
 pub mod control;
 pub mod cutovers;
+pub mod events;
 pub mod extension;
 pub mod forecasts;
 pub mod groups;

@@ -116,6 +116,10 @@ pub fn delete(table: pg_sys::Oid) -> Result<()> {
             spi::run(&sql, &[table.into()])?;
         }
         spi::run(
+            "DELETE FROM repart.calendar WHERE relation = $1",
+            &[table.into()],
+        )?;
+        spi::run(
             "DELETE FROM repart.sharded_tables WHERE relation = $1",
             &[table.into()],
         )?;
@@ -151,6 +155,11 @@ pub fn forget_dropped() -> Result<u64> {
             );
             spi::run(&sql, &[])?;
         }
+        spi::run(
+            "DELETE FROM repart.calendar e
+              WHERE e.relation IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = e.relation)",
+            &[],
+        )?;
         let tables = spi::run(
             "DELETE FROM repart.sharded_tables t
               WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation)",

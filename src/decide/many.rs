@@ -84,7 +84,7 @@ pub fn foresee(loads: &[(&str, Vec<Sample>)], options: &Options) -> Result<Vec<F
             .iter()
             .filter_map(|index| all.get(*index)?.series.clone())
             .collect();
-        let forecasts = cluster::forecast_all(&series, &asked);
+        let forecasts = cluster::forecast_all_with(&series, &asked, &options.events);
         for (index, made) in members.into_iter().zip(forecasts) {
             let failed = |source| Error::Forecast {
                 shard: loads.get(index).map_or("", |(name, _)| *name).to_owned(),

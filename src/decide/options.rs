@@ -2,10 +2,11 @@
 
 use pgrx::datum::Interval;
 use pgrx::pg_sys;
+use repart_core::forecast::events::Event;
 use repart_core::forecast::{self, MAX_HORIZON, Model};
 use repart_core::series::{Sample, natural_step};
 
-use crate::catalog::forecasts;
+use crate::catalog::{events, forecasts};
 use crate::error::{Error, Result};
 use crate::pg::time::{self, SECOND};
 use crate::settings;
@@ -76,7 +77,7 @@ pub enum Horizon {
 }
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How far ahead.
     pub horizon: Horizon,
@@ -84,6 +85,8 @@ pub struct Options {
     pub season: Season,
     /// The model.
     pub model: Model,
+    /// What is known to change the load.
+    pub events: Vec<Event>,
 }
 
 impl Options {
@@ -107,16 +110,28 @@ impl Options {
             horizon,
             season: parse_season(&settings::season())?,
             model,
+            events: Vec::new(),
         })
     }
 
-    /// The same with the model that was chosen for a table, if one was.
-    pub fn with_model_of(self, table: pg_sys::Oid) -> Result<Self> {
+    /// The same with the model that was chosen for a table, if one was, and its events.
+    pub fn with_model_of(&self, table: pg_sys::Oid) -> Result<Self> {
         let model = match forecasts::model_of(table)? {
             Some(name) => parse_model("model", &name)?,
             None => self.model,
         };
-        Ok(Self { model, ..self })
+        Ok(Self {
+            model,
+            ..self.with_events_of(table)?
+        })
+    }
+
+    /// The same with the events that concern a table.
+    pub fn with_events_of(&self, table: pg_sys::Oid) -> Result<Self> {
+        Ok(Self {
+            events: events::of(table)?,
+            ..self.clone()
+        })
     }
 
     /// What the core is asked for, with `ahead` more µs than the horizon.

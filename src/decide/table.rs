@@ -158,7 +158,7 @@ pub fn forecast(
         return Ok(None);
     };
     let asked = options.for_step(step, ahead)?;
-    let made = forecast::forecast(&series, &asked).map_err(failed)?;
+    let made = forecast::events::forecast_with(&series, &asked, &options.events).map_err(failed)?;
     Ok(Some((series, made)))
 }
 

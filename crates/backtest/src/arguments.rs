@@ -7,10 +7,10 @@ use repart_core::forecast::Model;
 use crate::{Error, trace::SECOND};
 
 /// How the program is called.
-pub const USAGE: &str = "usage: repart-backtest FOLDER [--part test|validation] [--origins N] \
+pub const USAGE: &str = "usage: repart-backtest FOLDER [--part test|validation|FROM-TO] [--origins N] \
 [--models a,b,…] [--only TEXT] [--season auto|STEPS] [--least-step SECONDS] [--index-step SECONDS] [--m4 N]
   FOLDER        CSV files: time or index, value. Files m4_hourly_train.csv and m4_hourly_test.csv are M4's split
-  --part        which part of each trace to forecast: the last 30 % (test), or the 30 % before (validation)
+  --part        which part of each trace to forecast: the last 30 % (test), the 30 % before (validation), or in percent
   --origins     forecasts per trace (60)
   --models      models to evaluate (all)
   --only        only files whose name contains this
@@ -26,6 +26,32 @@ pub enum Part {
     Validation,
     /// The last 30 %: for reporting.
     Test,
+    /// From and to, in percent of the trace: for choosing on several parts. Of M4 as validation.
+    Percent(usize, usize),
+}
+
+impl Part {
+    /// Where it begins and ends, in percent of a trace.
+    pub fn bounds(self) -> (usize, usize) {
+        match self {
+            Part::Validation => (40, 70),
+            Part::Test => (70, 100),
+            Part::Percent(from, to) => (from, to),
+        }
+    }
+
+    /// A part by its name.
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "validation" => Some(Part::Validation),
+            "test" => Some(Part::Test),
+            _ => {
+                let (from, to) = text.split_once('-')?;
+                let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+                (from < to && to <= 100).then_some(Part::Percent(from, to))
+            }
+        }
+    }
 }
 
 /// What was asked for.
@@ -96,9 +122,11 @@ impl Arguments {
         };
         let micros = || number().map(|seconds| seconds as i64 * SECOND);
         match option {
-            "part" if value == "test" => self.part = Part::Test,
-            "part" if value == "validation" => self.part = Part::Validation,
-            "part" => return Err(usage(format!("--part is test or validation, not {value}"))),
+            "part" => {
+                let wrong = "--part is test, validation, or like 20-40";
+                let part = Part::parse(value).ok_or_else(|| usage(format!("{wrong}, not {value}")));
+                self.part = part?;
+            }
             "origins" => self.origins = number()?,
             "only" => value.clone_into(&mut self.only),
             "season" if value == "auto" => self.season = None,

@@ -91,7 +91,9 @@ pub fn evaluate(all: &[Split], model: Model, season: Season, arguments: &Argumen
     for Split { train, test } in all.iter().step_by(arguments.m4) {
         let (past, future) = match arguments.part {
             Part::Test => (train.as_slice(), test.as_slice()),
-            Part::Validation => train.split_at(train.len().saturating_sub(HORIZON)),
+            Part::Validation | Part::Percent(..) => {
+                train.split_at(train.len().saturating_sub(HORIZON))
+            }
         };
         let series = Series {
             start: 0,

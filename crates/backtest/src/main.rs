@@ -79,7 +79,7 @@ fn run_m4(arguments: &Arguments) -> Result<(), Error> {
     };
     let part = match arguments.part {
         Part::Test => "the official test set",
-        Part::Validation => "the last 48 values of the training set",
+        Part::Validation | Part::Percent(..) => "the last 48 values of the training set",
     };
     report::print_m4_header(all.len().div_ceil(arguments.m4), part);
     for hours in [24, 168] {

@@ -4,7 +4,7 @@ use repart_core::forecast::{self, Model, Options, Season};
 use repart_core::series::Series;
 
 use crate::{
-    arguments::{Arguments, Part},
+    arguments::Arguments,
     clock::Clock,
     score::Score,
     trace::{DAY, SECOND, Trace},
@@ -57,10 +57,8 @@ impl Task {
 
 /// The origins in a part of a trace, spread evenly over it and over the times of day.
 fn origins(count: usize, horizon: usize, arguments: &Arguments) -> Option<Vec<usize>> {
-    let (from, to) = match arguments.part {
-        Part::Validation => (count * 4 / 10, count * 7 / 10),
-        Part::Test => (count * 7 / 10, count),
-    };
+    let (from, to) = arguments.part.bounds();
+    let (from, to) = (count * from / 100, count * to / 100);
     let room = to.checked_sub(horizon)?.checked_sub(from)? as f64;
     let number = arguments.origins;
     let origin = |i: usize| {

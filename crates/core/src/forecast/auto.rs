@@ -8,6 +8,7 @@ use super::{
     log_linear::LogLinear,
     mstl::Mstl,
     prepare::History,
+    profile::Profile,
     prophet::Prophet,
     quantiles::{Errors, mean_pinball},
     seasonal_naive::{SeasonalNaive, best_season},
@@ -130,12 +131,23 @@ impl Trial<'_> {
         if seasons.is_empty() {
             add(&Ets, seasons);
         }
+        let profile = Profile {
+            horizon: self.horizon,
+        };
         // With and without the week: where it is not worth its coefficients.
         for upto in 1..=seasons.len().max(1) {
             let seasons = seasons.get(..upto).unwrap_or_default();
             add(&spar, seasons);
+            add(&profile, seasons);
             add(&LogLinear, seasons);
             add(&Mstl, seasons);
+        }
+        if let Some(day) = self.history.day {
+            let seasons = [day];
+            add(&spar, &seasons);
+            add(&profile, &seasons);
+            add(&LogLinear, &seasons);
+            add(&Mstl, &seasons);
         }
         let combined = combine(&members, &self.weights);
         let dominant = combined.shares.iter().position(|share| *share >= DOMINANT);

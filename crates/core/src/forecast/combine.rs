@@ -29,7 +29,7 @@ pub(super) struct Member {
     pub backtest: Backtest,
 }
 
-/// A weighted mean of models.
+/// A weighted median of models.
 #[derive(Debug, Clone)]
 pub(super) struct Combined {
     /// The forecast.
@@ -85,16 +85,28 @@ pub(super) fn combine(members: &[Member], origin_weights: &[f64]) -> Combined {
     }
 }
 
-/// The weighted mean of what is known; NaN of nothing.
+/// The weighted median of what is known; NaN of nothing. Between the two values around the middle of the weights
+/// it is interpolated, so that of two it is their mean: a median ignores the one model that runs away.
 fn average(values: impl Iterator<Item = Option<f64>>, weights: &[f64]) -> f64 {
-    let (mut sum, mut total) = (0.0, 0.0);
-    for (value, weight) in values.zip(weights) {
-        if let Some(value) = value.filter(|v| !v.is_nan() && *weight > 0.0) {
-            sum += weight * value;
-            total += weight;
+    let known = values.zip(weights);
+    let known = known.filter_map(|(value, weight)| Some((value?, *weight)));
+    let mut known: Vec<(f64, f64)> = known.filter(|(v, w)| !v.is_nan() && *w > 0.0).collect();
+    known.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let middle = known.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+    let mut upto = 0.0;
+    let mut before: Option<(f64, f64)> = None;
+    for (value, weight) in known {
+        let at = upto + weight / 2.0;
+        match before {
+            None if at >= middle => return value,
+            Some((lower, below)) if at >= middle => {
+                return lower + (value - lower) * (middle - below) / (at - below);
+            }
+            _ => before = Some((value, at)),
         }
+        upto += weight;
     }
-    sum / total
+    before.map_or(f64::NAN, |(value, _)| value)
 }
 
 /// Per step, the weight of each member; they sum to 1.

@@ -28,7 +28,12 @@ const NAME: &str = "ets";
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ets;
 
-enum FittedEts {
+struct FittedEts {
+    kind: Kind,
+    values: Vec<f64>,
+}
+
+enum Kind {
     /// The series never changes, and neither does the forecast.
     Constant(f64),
     Smoothed(Box<FittedAutoETS>),
@@ -51,18 +56,37 @@ impl Forecaster for Ets {
             });
         }
         if let Some(constant) = constant(values) {
-            return Ok(Box::new(FittedEts::Constant(constant)));
+            return Ok(Box::new(FittedEts {
+                kind: Kind::Constant(constant),
+                values: values.to_vec(),
+            }));
         }
         let fitted = guarded(NAME, || search()?.fit(values).map_err(|e| e.to_string()))?;
-        Ok(Box::new(FittedEts::Smoothed(Box::new(fitted))))
+        Ok(Box::new(FittedEts {
+            kind: Kind::Smoothed(Box::new(fitted)),
+            values: values.to_vec(),
+        }))
     }
 }
 
 impl Fitted for FittedEts {
+    fn model(&self) -> &'static str {
+        NAME
+    }
+
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// The library cannot update its state: it would have to be fitted anew.
+    fn curves(&self, _: &[f64], _: &[usize], _: usize) -> Option<Vec<Vec<f64>>> {
+        None
+    }
+
     fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        let points = match self {
-            FittedEts::Constant(value) => vec![*value; horizon],
-            FittedEts::Smoothed(model) => guarded(NAME, || {
+        let points = match &self.kind {
+            Kind::Constant(value) => vec![*value; horizon],
+            Kind::Smoothed(model) => guarded(NAME, || {
                 let forecast = model.predict(horizon, None).map_err(|e| e.to_string())?;
                 Ok(forecast.point)
             })?,

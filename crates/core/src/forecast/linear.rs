@@ -3,6 +3,10 @@
 //! Own code because it is two short functions: a matrix library would be handed rows that do not exist as a
 //! matrix, and must not be allowed to spread over threads.
 
+/// The rows that are gathered before the sums are touched: the sums are much larger than the registers, and are
+/// read and written once for all of them.
+const GATHERED: usize = 4;
+
 /// A regression that rows are added to. Coefficient 0 is the intercept, which is not shrunk.
 #[derive(Debug, Clone)]
 pub(super) struct Regression {
@@ -13,6 +17,8 @@ pub(super) struct Regression {
     /// The sum of w·x·y.
     moments: Vec<f64>,
     rows: usize,
+    /// The rows that are not in the sums yet, times the root of their weights; those still missing are zeros.
+    gathered: [Vec<f64>; GATHERED],
 }
 
 impl Regression {
@@ -24,21 +30,42 @@ impl Regression {
             gram: vec![0.0; size * size],
             moments: vec![0.0; size],
             rows: 0,
+            gathered: std::array::from_fn(|_| vec![0.0; size]),
         }
     }
 
     /// Adds a row: `features` begins with 1 for the intercept.
     pub(super) fn add(&mut self, features: &[f64], target: f64, weight: f64) {
         debug_assert_eq!(features.len(), self.size);
-        let rows = self.gram.chunks_exact_mut(self.size);
-        for (i, ((row, moment), x)) in rows.zip(&mut self.moments).zip(features).enumerate() {
-            let weighted = weight * x;
-            *moment += weighted * target;
-            for (sum, other) in row.iter_mut().zip(features.iter().take(i + 1)) {
-                *sum += weighted * other;
+        let (lane, root) = (self.rows % GATHERED, weight.sqrt());
+        for (moment, x) in self.moments.iter_mut().zip(features) {
+            *moment += weight * x * target;
+        }
+        if let Some(row) = self.gathered.get_mut(lane) {
+            for (slot, x) in row.iter_mut().zip(features) {
+                *slot = root * x;
             }
         }
         self.rows += 1;
+        if lane + 1 == GATHERED {
+            self.sum_up();
+        }
+    }
+
+    /// Adds the gathered rows to the sums.
+    fn sum_up(&mut self) {
+        let [a, b, c, d] = &self.gathered;
+        let columns = a.iter().zip(b).zip(c).zip(d);
+        let rows = self.gram.chunks_exact_mut(self.size);
+        for (i, (row, (((a_i, b_i), c_i), d_i))) in rows.zip(columns.clone()).enumerate() {
+            let sums = row.iter_mut().take(i + 1);
+            for (sum, (((a_j, b_j), c_j), d_j)) in sums.zip(columns.clone()) {
+                *sum += a_i * a_j + b_i * b_j + c_i * c_j + d_i * d_j;
+            }
+        }
+        for row in &mut self.gathered {
+            row.fill(0.0);
+        }
     }
 
     /// How many rows were added.
@@ -48,7 +75,8 @@ impl Regression {
 
     /// The coefficients that minimise the squared error + `ridge` × the mean of the diagonal × their
     /// squared distance from `prior`; `None` if the equations have no finite solution.
-    pub(super) fn solve(&self, ridge: f64, prior: &[f64]) -> Option<Vec<f64>> {
+    pub(super) fn solve(&mut self, ridge: f64, prior: &[f64]) -> Option<Vec<f64>> {
+        self.sum_up();
         let n = self.size;
         let diagonal: f64 = (1..n).filter_map(|i| self.gram.get(i * n + i)).sum();
         let shrink = ridge * diagonal / n.max(2) as f64 + f64::MIN_POSITIVE.sqrt();

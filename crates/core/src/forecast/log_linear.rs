@@ -8,8 +8,8 @@ use crate::series::Series;
 
 use super::{
     Fitted, ForecastError, Forecaster,
-    guard::checked,
     linear::{Regression, dot},
+    logarithm::Logarithm,
 };
 
 /// The last steps that it looks at.
@@ -30,12 +30,6 @@ const ROWS_PER_COEFFICIENT: usize = 4;
 /// How much coefficients are shrunk.
 const RIDGE: f64 = 1e-3;
 
-/// What is added before taking logarithms, as a part of the mean: zeros have none.
-const OFFSET: f64 = 0.1;
-
-/// A forecast may exceed everything in the history by this part of its range: iterating must not run away.
-const HEADROOM: f64 = 0.5;
-
 const NAME: &str = "log_linear";
 
 /// Log-linear regression on lags. Lags that the history has too few rows for are left out.
@@ -45,9 +39,7 @@ pub struct LogLinear;
 struct FittedLogLinear {
     lags: Vec<usize>,
     coefficients: Vec<f64>,
-    offset: f64,
-    mean: f64,
-    range: (f64, f64),
+    scale: Logarithm,
     values: Vec<f64>,
 }
 
@@ -64,29 +56,17 @@ impl Forecaster for LogLinear {
             needed: 12,
             found,
         })?;
-        let offset = OFFSET * values.iter().map(|v| v / found as f64).sum::<f64>();
-        if offset <= 0.0 {
-            return Err(ForecastError::DoesNotFit {
-                model: NAME,
-                reason: "all values are zero".to_owned(),
-            });
-        }
-        let logs: Vec<f64> = values.iter().map(|v| (v + offset).ln()).collect();
-        let mean = logs.iter().map(|v| v / found as f64).sum::<f64>();
-        let centred: Vec<f64> = logs.iter().map(|v| v - mean).collect();
-        let coefficients = regress(&centred, &lags).ok_or_else(|| ForecastError::DoesNotFit {
+        let does_not_fit = |reason: &str| ForecastError::DoesNotFit {
             model: NAME,
-            reason: "its regression has no solution".to_owned(),
-        })?;
-        let least = centred.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = centred.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let room = HEADROOM * (most - least);
+            reason: reason.to_owned(),
+        };
+        let scale = Logarithm::of(&values).ok_or_else(|| does_not_fit("all values are zero"))?;
+        let coefficients = regress(&scale.to(&values), &lags);
         Ok(Box::new(FittedLogLinear {
             lags,
-            coefficients,
-            offset,
-            mean,
-            range: (least - room, most + room),
+            coefficients: coefficients
+                .ok_or_else(|| does_not_fit("its regression has no solution"))?,
+            scale,
             values,
         }))
     }
@@ -153,34 +133,34 @@ fn features(values: &[f64], lags: &[usize], at: usize, into: &mut Vec<f64>) {
 }
 
 impl FittedLogLinear {
-    fn extend(&self, values: &[f64], horizon: usize) -> Vec<f64> {
+    /// The curve after these logarithms.
+    fn extend(&self, logs: &[f64], horizon: usize) -> Vec<f64> {
         let longest = self.lags.last().copied().unwrap_or(1);
-        let recent = values.iter().skip(values.len().saturating_sub(longest));
-        let mut known: Vec<f64> = recent
-            .map(|v| (v.max(0.0) + self.offset).ln() - self.mean)
-            .collect();
+        let recent = logs.iter().skip(logs.len().saturating_sub(longest));
+        let mut known: Vec<f64> = recent.copied().collect();
         let past = known.len();
         let mut row = Vec::with_capacity(self.lags.len() + 1);
         for _ in 0..horizon {
             features(&known, &self.lags, known.len(), &mut row);
-            let next = dot(&self.coefficients, &row);
-            known.push(next.clamp(self.range.0, self.range.1));
+            known.push(self.scale.limited(dot(&self.coefficients, &row)));
         }
-        let made = known.iter().skip(past);
-        made.map(|v| (v + self.mean).exp() - self.offset).collect()
+        self.scale.back(known.into_iter().skip(past))
     }
 }
 
 impl Fitted for FittedLogLinear {
-    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        checked(NAME, self.extend(&self.values, horizon))
+    fn model(&self) -> &'static str {
+        NAME
     }
 
-    fn predict_after(
-        &self,
-        values: &[f64],
-        horizon: usize,
-    ) -> Option<Result<Vec<f64>, ForecastError>> {
-        Some(checked(NAME, self.extend(values, horizon)))
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
+        let logs = self.scale.to(values);
+        let past = |origin: &usize| logs.get(..*origin).unwrap_or(&logs);
+        let curve = |origin: &usize| self.extend(past(origin), horizon);
+        Some(origins.iter().map(curve).collect())
     }
 }

@@ -13,14 +13,19 @@ mod calibration;
 pub mod cluster;
 mod combine;
 mod confidence;
+mod direct;
 pub mod ets;
+pub mod events;
 mod guard;
 mod linear;
 pub mod log_linear;
+mod logarithm;
 #[cfg(feature = "lstm")]
 pub mod lstm;
 pub mod mstl;
+mod outage;
 pub mod prepare;
+mod profile;
 pub mod prophet;
 pub mod quantiles;
 mod regime;
@@ -116,22 +121,38 @@ pub trait Forecaster {
 
 /// A fitted model.
 pub trait Fitted {
+    /// The SQL name of the model.
+    fn model(&self) -> &'static str;
+
+    /// What it was fitted to, without gaps.
+    fn history(&self) -> &[f64];
+
+    /// A curve of `horizon` steps from each of `origins`, with the same coefficients. `values` are the series
+    /// the model was fitted to and what came after it, without gaps; an origin is how many of them its curve
+    /// may see. All at once, because most of what a curve needs serves the others too. `None` if the model
+    /// would have to be fitted anew.
+    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>>;
+
     /// The point forecast of the `horizon` steps after the series, finite and not negative.
     ///
     /// # Errors
     /// [`ForecastError::DoesNotFit`] if the model gives a value that is not finite.
-    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError>;
+    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
+        let history = self.history();
+        let made = self.curves(history, &[history.len()], horizon);
+        guard::checked(self.model(), made.into_iter().flatten().flatten().collect())
+    }
 
-    /// The point forecast of the `horizon` steps after `values`, which are the series the model was fitted to
-    /// and what came after it, without gaps; with the same coefficients. `None` if the model would have to be
-    /// fitted anew.
+    /// The point forecasts from each of `origins`: [`Fitted::curves`], each finite and not negative.
     fn predict_after(
         &self,
         values: &[f64],
+        origins: &[usize],
         horizon: usize,
-    ) -> Option<Result<Vec<f64>, ForecastError>> {
-        let _ = (values, horizon);
-        None
+    ) -> Option<Result<Vec<Vec<f64>>, ForecastError>> {
+        let curves = self.curves(values, origins, horizon)?;
+        let checked = |curve| guard::checked(self.model(), curve);
+        Some(curves.into_iter().map(checked).collect())
     }
 }
 

@@ -11,11 +11,7 @@ use augurs::{
 
 use crate::series::Series;
 
-use super::{
-    Fitted, ForecastError, Forecaster,
-    guard::{checked, guarded},
-    smoothing::Smoothing,
-};
+use super::{Fitted, ForecastError, Forecaster, guard::guarded, smoothing::Smoothing};
 
 /// The steps needed beside two cycles of the longest season.
 pub const MIN_STEPS: usize = 12;
@@ -94,28 +90,27 @@ impl FittedMstl {
         };
         self.cycles.iter().map(of).sum()
     }
-
-    fn extend(&self, values: &[f64], horizon: usize) -> Vec<f64> {
-        let rest = |(index, value): (usize, &f64)| value - self.season_at(index);
-        let rest: Vec<f64> = values.iter().enumerate().map(rest).collect();
-        let smooth = self.smoothing.predict(&rest, horizon);
-        let steps = smooth.into_iter().enumerate();
-        steps
-            .map(|(step, level)| level + self.season_at(values.len() + step))
-            .collect()
-    }
 }
 
 impl Fitted for FittedMstl {
-    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        checked(NAME, self.extend(&self.values, horizon))
+    fn model(&self) -> &'static str {
+        NAME
     }
 
-    fn predict_after(
-        &self,
-        values: &[f64],
-        horizon: usize,
-    ) -> Option<Result<Vec<f64>, ForecastError>> {
-        Some(checked(NAME, self.extend(values, horizon)))
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
+        let rest = |(index, value): (usize, &f64)| value - self.season_at(index);
+        let rest: Vec<f64> = values.iter().enumerate().map(rest).collect();
+        let smooth = self.smoothing.curves(&rest, origins, horizon);
+        let seasonal = |(origin, smooth): (&usize, Vec<f64>)| {
+            let steps = smooth.into_iter().enumerate();
+            steps
+                .map(|(step, level)| level + self.season_at(origin + step))
+                .collect()
+        };
+        Some(origins.iter().zip(smooth).map(seasonal).collect())
     }
 }

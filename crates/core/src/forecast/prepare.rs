@@ -2,7 +2,7 @@
 
 use crate::series::{Series, fill_linearly, usable_or_nan};
 
-use super::{ForecastError, Season, regime, seasons, shift};
+use super::{ForecastError, Season, outage, regime, seasons, shift};
 
 /// The steps in which seasons are looked for: the last so many.
 pub const MAX_DETECTION: usize = 4_096;
@@ -21,6 +21,9 @@ const DAY: i64 = 86_400_000_000;
 
 const DAYS_PER_WEEK: usize = 7;
 
+/// The days of the clock that there must be to try it as a season.
+const MIN_DAYS: usize = 3;
+
 /// A history ready for the models: no gap, in the order of 1, not longer than [`MAX_HISTORY`].
 #[derive(Debug, Clone)]
 pub struct History {
@@ -32,6 +35,8 @@ pub struct History {
     pub scale: f64,
     /// The seasons, in steps, ascending; each occurs at least once in full.
     pub seasons: Vec<usize>,
+    /// A day of the clock where no season was found: noise may hide it, and the ensemble tries it all the same.
+    pub day: Option<usize>,
 }
 
 impl History {
@@ -70,6 +75,9 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
         Season::Steps(steps) if steps >= 2 && steps < values.len() => vec![steps],
         Season::Steps(_) => Vec::new(),
     };
+    if let Some(season) = seasons.first() {
+        outage::forget(&mut values, *season);
+    }
     let observed: Vec<bool> = values.iter().map(|v| !v.is_nan()).collect();
     if let Some(season) = seasons.first() {
         fill_from_season(&mut values, *season);
@@ -87,23 +95,36 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
     } else {
         shift::undo_level_shift(values.get_mut(cut..).unwrap_or_default(), 1);
     }
-    let seasons = seasons
+    let seasons: Vec<usize> = seasons
         .into_iter()
         .filter(|season| *season <= values.len() - cut)
         .collect();
+    let day = match season {
+        Season::Auto if seasons.is_empty() => clock_day(series.step, values.len() - cut),
+        _ => None,
+    };
     let skipped = i64::try_from(missed + cut).unwrap_or(i64::MAX);
+    let values = values.split_off(cut);
     Ok(History {
         series: Series {
             start: series
                 .start
                 .saturating_add(series.step.saturating_mul(skipped)),
             step: series.step,
-            values: values.split_off(cut),
+            values,
         },
         observed: observed.into_iter().skip(cut).collect(),
         scale,
         seasons,
+        day,
     })
+}
+
+/// A day of the clock, in steps, where there are three of them.
+fn clock_day(step: i64, count: usize) -> Option<usize> {
+    let day = usize::try_from(DAY / step).ok();
+    let is_whole = DAY % step == 0;
+    day.filter(|day| is_whole && *day >= seasons::MIN_SEASON && MIN_DAYS * day <= count)
 }
 
 /// Adds the week to a day of the clock, where there are three of them: people live by it, and few weeks are not

@@ -4,7 +4,7 @@
 
 use crate::series::Series;
 
-use super::{Fitted, ForecastError, Forecaster, guard::checked};
+use super::{Fitted, ForecastError, Forecaster};
 
 /// The steps over which the level is averaged where there is no season.
 const LEVEL_STEPS: usize = 12;
@@ -20,10 +20,10 @@ pub struct SeasonalNaive {
     pub season: Option<usize>,
 }
 
-/// The cycle that is repeated for ever.
+/// Repeats the last cycle for ever.
 struct Cycle {
-    cycle: Vec<f64>,
-    has_season: bool,
+    season: Option<usize>,
+    values: Vec<f64>,
 }
 
 impl Forecaster for SeasonalNaive {
@@ -35,43 +35,34 @@ impl Forecaster for SeasonalNaive {
         if series.is_empty() {
             return Err(ForecastError::NoData);
         }
-        let filled = series.fill_gaps();
-        let values = filled.values.as_slice();
+        let values = series.fill_gaps().values;
         let season = match self.season {
             Some(season) => Some(season).filter(|season| *season <= values.len()),
-            None => best_season(values, seasons),
+            None => best_season(&values, seasons),
         };
-        let cycle = match season {
-            Some(season) => last(values, season).to_vec(),
-            None => vec![level(values)],
-        };
-        Ok(Box::new(Cycle {
-            cycle,
-            has_season: season.is_some(),
-        }))
+        Ok(Box::new(Cycle { season, values }))
     }
 }
 
 impl Fitted for Cycle {
-    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        checked(
-            NAME,
-            self.cycle.iter().copied().cycle().take(horizon).collect(),
-        )
+    fn model(&self) -> &'static str {
+        NAME
     }
 
-    fn predict_after(
-        &self,
-        values: &[f64],
-        horizon: usize,
-    ) -> Option<Result<Vec<f64>, ForecastError>> {
-        let cycle = if self.has_season {
-            last(values, self.cycle.len()).to_vec()
-        } else {
-            vec![level(values)]
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
+        let curve = |origin: &usize| {
+            let past = values.get(..*origin).unwrap_or(values);
+            let cycle = match self.season {
+                Some(season) => last(past, season).to_vec(),
+                None => vec![level(past)],
+            };
+            cycle.into_iter().cycle().take(horizon).collect()
         };
-        let steps = cycle.into_iter().cycle().take(horizon);
-        Some(checked(NAME, steps.collect()))
+        Some(origins.iter().map(curve).collect())
     }
 }
 

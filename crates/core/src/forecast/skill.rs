@@ -3,13 +3,13 @@
 //! Tashman 2000, *Out-of-sample tests of forecasting accuracy*. The model is fitted anew at each of a
 //! few origins, sees only what came before, and is compared with what was measured after.
 
-use super::{Fitted, ForecastError, Forecaster, guard::checked, prepare::History};
+use super::{Fitted, ForecastError, Forecaster, prepare::History};
 
 /// The origins of a backtest, at most.
 pub const MAX_ORIGINS: usize = 40;
 
 /// The origins at which a model that cannot follow the series is fitted anew, at most.
-const MAX_REFITS: usize = 8;
+const MAX_REFITS: usize = 4;
 
 /// The fits of a model that can follow: its coefficients are those of the latest before an origin.
 const FITS: usize = 2;
@@ -110,38 +110,49 @@ pub fn backtest(
     origins: &Origins,
 ) -> Result<Backtest, ForecastError> {
     let count = origins.at.len();
-    let mut fitted: Option<Box<dyn Fitted>> = None;
-    let mut errors = Vec::with_capacity(count);
-    for (index, origin) in origins.at.iter().enumerate() {
-        if index % count.div_ceil(FITS).max(1) == 0 {
-            fitted = None;
+    let mut curves = Vec::with_capacity(count);
+    for group in origins.at.chunks(count.div_ceil(FITS).max(1)) {
+        let values = &history.series.values;
+        let fitted = fit_at(model, history, group.first().copied().unwrap_or(0))?;
+        match fitted.predict_after(values, group, origins.horizon) {
+            Some(followed) => curves.extend(followed?),
+            None => curves.extend(refitted(model, history, group, origins)?),
         }
-        let past = history.series.values.get(..*origin).unwrap_or_default();
-        let points = match fitted
-            .as_ref()
-            .and_then(|f| f.predict_after(past, origins.horizon))
-        {
-            Some(points) => points?,
-            None if fitted.is_some() && index % count.div_ceil(MAX_REFITS).max(1) != 0 => {
-                Vec::new()
-            }
-            None => {
-                let mut series = history.series.clone();
-                series.values.truncate(*origin);
-                let fit = model.fit(&series, &history.seasons)?;
-                let points = fit.predict(origins.horizon)?;
-                fitted = Some(fit);
-                points
-            }
-        };
-        errors.push(errors_of(
-            &checked(model.name(), points)?,
-            history,
-            *origin,
-            origins.horizon,
-        ));
     }
-    Ok(Backtest { errors })
+    let errors = curves.iter().zip(&origins.at);
+    let errors = errors.map(|(curve, origin)| errors_of(curve, history, *origin, origins.horizon));
+    Ok(Backtest {
+        errors: errors.collect(),
+    })
+}
+
+/// The model as it would have been fitted at an origin.
+fn fit_at(
+    model: &dyn Forecaster,
+    history: &History,
+    origin: usize,
+) -> Result<Box<dyn Fitted>, ForecastError> {
+    let mut series = history.series.clone();
+    series.values.truncate(origin);
+    model.fit(&series, &history.seasons)
+}
+
+/// The forecasts of a model that is fitted anew at some of these origins; none at the others.
+fn refitted(
+    model: &dyn Forecaster,
+    history: &History,
+    group: &[usize],
+    origins: &Origins,
+) -> Result<Vec<Vec<f64>>, ForecastError> {
+    let every = origins.at.len().div_ceil(MAX_REFITS).max(1);
+    let curve = |(index, origin): (usize, &usize)| {
+        if index % every == 0 {
+            fit_at(model, history, *origin)?.predict(origins.horizon)
+        } else {
+            Ok(Vec::new())
+        }
+    };
+    group.iter().enumerate().map(curve).collect()
 }
 
 /// What was measured minus what was forecast; NaN where either is unknown.

@@ -54,16 +54,30 @@ impl Smoothing {
         best.1
     }
 
-    /// Forecasts what comes after `values`.
-    pub(super) fn predict(&self, values: &[f64], horizon: usize) -> Vec<f64> {
-        let last = |weight: f64| means(values, weight).last().copied().unwrap_or(0.0);
-        let (fast, slow) = (last(self.fast), last(self.slow));
-        let mut part = 1.0;
-        let mut next = || {
-            part *= self.phi;
-            slow + part * (fast - slow)
+    /// Forecasts what comes after so many of `values`, for each origin.
+    pub(super) fn curves(
+        &self,
+        values: &[f64],
+        origins: &[usize],
+        horizon: usize,
+    ) -> Vec<Vec<f64>> {
+        let (fasts, slows) = (means(values, self.fast), means(values, self.slow));
+        let before = |means: &[f64], origin: usize| {
+            let last = origin.min(means.len()).checked_sub(1);
+            last.and_then(|last| means.get(last))
+                .copied()
+                .unwrap_or(0.0)
         };
-        (0..horizon).map(|_| next()).collect()
+        let curve = |origin: &usize| {
+            let (fast, slow) = (before(&fasts, *origin), before(&slows, *origin));
+            let mut part = 1.0;
+            let mut next = || {
+                part *= self.phi;
+                slow + part * (fast - slow)
+            };
+            (0..horizon).map(|_| next()).collect()
+        };
+        origins.iter().map(curve).collect()
     }
 }
 
@@ -113,18 +127,18 @@ mod tests {
                 level
             })
             .collect();
-        let forecast = Smoothing::fit(&walk, 4).predict(&walk, 1);
+        let forecast = Smoothing::fit(&walk, 4).curves(&walk, &[walk.len()], 1);
         assert!(
-            (forecast[0] - level).abs() < 0.5,
+            (forecast[0][0] - level).abs() < 0.5,
             "{forecast:?} after {level}"
         );
         let white: Vec<f64> = (0..500).map(|i| noise(i * i + 3)).collect();
-        let forecast = Smoothing::fit(&white, 4).predict(&white, 1);
-        assert!(forecast[0].abs() < 0.15, "{forecast:?}");
+        let forecast = Smoothing::fit(&white, 4).curves(&white, &[white.len()], 1);
+        assert!(forecast[0][0].abs() < 0.15, "{forecast:?}");
     }
 
     #[test]
     fn nothing_is_forecast_as_zero() {
-        assert_eq!(Smoothing::fit(&[], 24).predict(&[], 2), [0.0, 0.0]);
+        assert_eq!(Smoothing::fit(&[], 24).curves(&[], &[0], 2), [[0.0, 0.0]]);
     }
 }

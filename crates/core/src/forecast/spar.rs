@@ -5,14 +5,15 @@
 //! Chen, He, Liu, Lin, Ho and Zhang, *Energy-aware server provisioning … for connection-intensive internet
 //! services*, NSDI 2008; Taft et al., *P-Store*, SIGMOD 2018. Least squares with a ridge. Coefficients change
 //! smoothly with τ, so they are fitted at some τ only and interpolated. Without a season it is the direct
-//! auto-regression.
+//! auto-regression. Values are logarithms, see [`super::logarithm`].
 
 use crate::series::Series;
 
 use super::{
     Fitted, ForecastError, Forecaster,
-    guard::checked,
-    linear::{Regression, dot},
+    direct::{self, Knots},
+    linear::Regression,
+    logarithm::Logarithm,
 };
 
 /// The seasons looked back: a week of days.
@@ -144,18 +145,10 @@ impl Shape {
     }
 }
 
-/// The coefficients at one step ahead: intercept, same phases, deviations.
-#[derive(Debug, Clone)]
-struct Knot {
-    ahead: usize,
-    coefficients: Vec<f64>,
-}
-
 struct FittedSpar {
     shape: Shape,
-    knots: Vec<Knot>,
-    /// What is subtracted from all values.
-    mean: f64,
+    knots: Knots,
+    scale: Logarithm,
     values: Vec<f64>,
 }
 
@@ -172,35 +165,56 @@ impl Forecaster for Spar {
             needed: 2 * seasons.first().copied().unwrap_or(0) + 12,
             found,
         })?;
-        let mean = values.iter().map(|v| v / found as f64).sum::<f64>();
-        let centred: Vec<f64> = values.iter().map(|v| v - mean).collect();
-        let deviations = deviations(&centred, &shape);
-        let aheads = aheads(shape.direct.min(self.horizon));
-        let fit = |ahead: usize| knot(&centred, &deviations, &shape, ahead);
-        let knots: Option<Vec<Knot>> = aheads.into_iter().map(fit).collect();
-        let knots = knots.ok_or_else(|| ForecastError::DoesNotFit {
+        let does_not_fit = |reason: &str| ForecastError::DoesNotFit {
             model: NAME,
-            reason: "its regression has no solution".to_owned(),
-        })?;
+            reason: reason.to_owned(),
+        };
+        let scale = Logarithm::of(&values).ok_or_else(|| does_not_fit("all values are zero"))?;
+        let logs = scale.to(&values);
+        let past = Past::new(&logs, &shape);
+        let knots = Knots::fit(shape.direct.min(self.horizon), |ahead| knot(&past, ahead));
         Ok(Box::new(FittedSpar {
+            knots: knots.ok_or_else(|| does_not_fit("its regression has no solution"))?,
             shape,
-            knots,
-            mean,
+            scale,
             values,
         }))
     }
 }
 
-/// The steps ahead at which coefficients are fitted: dense at first.
-fn aheads(direct: usize) -> Vec<usize> {
-    let mut chosen = Vec::new();
-    let mut next = 1;
-    while next < direct {
-        chosen.push(next);
-        next = (next + 1).max(next * 3 / 2);
+/// What features are made of.
+struct Past<'a> {
+    logs: &'a [f64],
+    deviations: Vec<f64>,
+    shape: &'a Shape,
+}
+
+impl<'a> Past<'a> {
+    fn new(logs: &'a [f64], shape: &'a Shape) -> Self {
+        Self {
+            deviations: deviations(logs, shape),
+            logs,
+            shape,
+        }
     }
-    chosen.push(direct);
-    chosen
+
+    /// Writes the features for forecasting `ahead` steps after index `last`.
+    fn features(&self, last: usize, ahead: usize, into: &mut Vec<f64>) {
+        into.clear();
+        into.push(1.0);
+        let target = last + ahead;
+        let value = |offset: &usize| target.checked_sub(*offset).and_then(|at| self.logs.get(at));
+        // Seasons before the first value repeat the oldest.
+        let mut latest = 0.0;
+        into.extend(self.shape.offsets.iter().map(|offset| {
+            latest = value(offset).copied().unwrap_or(latest);
+            latest
+        }));
+        into.extend((0..self.shape.lags).map(|j| {
+            let deviation = last.checked_sub(j).and_then(|at| self.deviations.get(at));
+            deviation.copied().unwrap_or(0.0)
+        }));
+    }
 }
 
 /// Δy at each step; 0 where it has no past. The value itself where there is no season.
@@ -217,45 +231,18 @@ fn deviations(values: &[f64], shape: &Shape) -> Vec<f64> {
     values.iter().enumerate().map(of).collect()
 }
 
-/// Writes the features for forecasting `ahead` steps after index `origin`.
-fn features(
-    values: &[f64],
-    deviations: &[f64],
-    shape: &Shape,
-    origin: usize,
-    ahead: usize,
-    into: &mut Vec<f64>,
-) {
-    into.clear();
-    into.push(1.0);
-    let target = origin + ahead;
-    let value = |offset: &usize| target.checked_sub(*offset).and_then(|at| values.get(at));
-    // Seasons before the first value repeat the oldest.
-    let mut last = 0.0;
-    into.extend(shape.offsets.iter().map(|offset| {
-        last = value(offset).copied().unwrap_or(last);
-        last
-    }));
-    into.extend((0..shape.lags).map(|j| {
-        origin
-            .checked_sub(j)
-            .and_then(|at| deviations.get(at))
-            .copied()
-            .unwrap_or(0.0)
-    }));
-}
-
-/// Fits the coefficients for one step ahead.
-fn knot(values: &[f64], deviations: &[f64], shape: &Shape, ahead: usize) -> Option<Knot> {
+/// Fits the coefficients for one step ahead: intercept, same phases, deviations.
+fn knot(past: &Past, ahead: usize) -> Option<Vec<f64>> {
+    let shape = past.shape;
     let mut regression = Regression::new(shape.size() - 1);
     let first = shape.reach();
-    let last = values.len().checked_sub(ahead)?;
-    let stride = last.saturating_sub(first).div_ceil(MAX_ROWS).max(1);
+    let end = past.logs.len().checked_sub(ahead)?;
+    let stride = end.saturating_sub(first).div_ceil(MAX_ROWS).max(1);
     let mut row = Vec::with_capacity(shape.size());
     // Backwards, so that the latest rows are always among those.
-    for origin in (first..last).rev().step_by(stride) {
-        features(values, deviations, shape, origin, ahead, &mut row);
-        regression.add(&row, *values.get(origin + ahead)?, 1.0);
+    for last in (first..end).rev().step_by(stride) {
+        past.features(last, ahead, &mut row);
+        regression.add(&row, *past.logs.get(last + ahead)?, 1.0);
     }
     if regression.rows() < 2 {
         return None;
@@ -271,74 +258,36 @@ fn knot(values: &[f64], deviations: &[f64], shape: &Shape, ahead: usize) -> Opti
     let prior: Vec<f64> = std::iter::once(0.0)
         .chain(shape.offsets.iter().map(of))
         .collect();
-    let coefficients = regression.solve(RIDGE, &prior)?;
-    Some(Knot {
-        ahead,
-        coefficients,
-    })
-}
-
-impl FittedSpar {
-    /// The coefficients for one step ahead, interpolated.
-    fn at(&self, ahead: usize) -> Option<Vec<f64>> {
-        let after = self.knots.iter().position(|knot| knot.ahead >= ahead)?;
-        let right = self.knots.get(after)?;
-        if right.ahead == ahead {
-            return Some(right.coefficients.clone());
-        }
-        let left = self.knots.get(after.checked_sub(1)?)?;
-        let part = (ahead - left.ahead) as f64 / (right.ahead - left.ahead) as f64;
-        let pairs = left.coefficients.iter().zip(&right.coefficients);
-        Some(pairs.map(|(l, r)| l + part * (r - l)).collect())
-    }
-
-    /// The forecast after the end of `values`, which are extended by it block by block.
-    fn extend(&self, values: &[f64], horizon: usize) -> Vec<f64> {
-        let keep = self.shape.reach() * 2 + 1;
-        let mut known: Vec<f64> = values
-            .iter()
-            .skip(values.len().saturating_sub(keep))
-            .map(|v| v - self.mean)
-            .collect();
-        let direct = self.knots.last().map_or(1, |knot| knot.ahead);
-        let coefficients: Vec<Vec<f64>> = (1..=direct.min(horizon))
-            .map_while(|ahead| self.at(ahead))
-            .collect();
-        let mut made = Vec::with_capacity(horizon);
-        let mut row = Vec::new();
-        while made.len() < horizon && !coefficients.is_empty() {
-            let deviations = deviations(&known, &self.shape);
-            let origin = known.len().saturating_sub(1);
-            let mut block = Vec::with_capacity(direct);
-            for (index, coefficients) in coefficients.iter().enumerate().take(horizon - made.len())
-            {
-                features(
-                    &known,
-                    &deviations,
-                    &self.shape,
-                    origin,
-                    index + 1,
-                    &mut row,
-                );
-                block.push(dot(coefficients, &row));
-            }
-            known.extend(&block);
-            made.extend(block);
-        }
-        made.into_iter().map(|v| v + self.mean).collect()
-    }
+    regression.solve(RIDGE, &prior)
 }
 
 impl Fitted for FittedSpar {
-    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        checked(NAME, self.extend(&self.values, horizon))
+    fn model(&self) -> &'static str {
+        NAME
     }
 
-    fn predict_after(
-        &self,
-        values: &[f64],
-        horizon: usize,
-    ) -> Option<Result<Vec<f64>, ForecastError>> {
-        Some(checked(NAME, self.extend(values, horizon)))
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
+        let logs = self.scale.to(values);
+        let shared = Past::new(&logs, &self.shape);
+        let block = |past: &Past, count: usize, most: usize| {
+            let last = count.saturating_sub(1);
+            let features = |ahead: usize, row: &mut Vec<f64>| past.features(last, ahead, row);
+            self.knots.block(most, self.scale, features)
+        };
+        let go_on = |known: &[f64], left: usize| {
+            let old = known.len().saturating_sub(self.shape.reach() * 2 + 1);
+            let recent = known.get(old..).unwrap_or(known);
+            block(&Past::new(recent, &self.shape), recent.len(), left)
+        };
+        let curve = |origin: &usize| {
+            let begin = block(&shared, *origin, horizon);
+            let curve = direct::go_on(begin, &logs, *origin, horizon, go_on);
+            self.scale.back(curve)
+        };
+        Some(origins.iter().map(curve).collect())
     }
 }

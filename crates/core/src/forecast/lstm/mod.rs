@@ -11,7 +11,7 @@ use std::f64::consts::TAU;
 
 use crate::series::Series;
 
-use super::{Fitted, ForecastError, Forecaster, guard::checked};
+use super::{Fitted, ForecastError, Forecaster};
 
 use cell::{INPUTS, State, Trace, WEIGHTS};
 
@@ -268,16 +268,18 @@ impl FittedLstm {
 }
 
 impl Fitted for FittedLstm {
-    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        checked(NAME, self.extend(&self.values, horizon))
+    fn model(&self) -> &'static str {
+        NAME
     }
 
-    fn predict_after(
-        &self,
-        values: &[f64],
-        horizon: usize,
-    ) -> Option<Result<Vec<f64>, ForecastError>> {
-        Some(checked(NAME, self.extend(values, horizon)))
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
+        let past = |origin: &usize| values.get(..*origin).unwrap_or(values);
+        let curve = |origin: &usize| self.extend(past(origin), horizon);
+        Some(origins.iter().map(curve).collect())
     }
 }
 
@@ -310,8 +312,8 @@ mod tests {
         let fitted = Lstm.fit(&past, &[24]).unwrap();
         let (mut ours, mut naive) = (0.0, 0.0);
         for at in 800..900 {
-            let next = fitted.predict_after(&values[..at], 1).unwrap().unwrap();
-            ours += (next[0] - values[at]).abs();
+            let next = fitted.predict_after(&values, &[at], 1).unwrap().unwrap();
+            ours += (next[0][0] - values[at]).abs();
             naive += (values[at - 24] - values[at]).abs();
         }
         assert!(ours < 0.65 * naive, "{ours}, seasonal naive {naive}");

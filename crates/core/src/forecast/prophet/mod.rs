@@ -79,8 +79,8 @@ pub struct Prophet {
 struct FittedProphet {
     model: Library<Lbfgs>,
     regressors: Vec<Regressor>,
-    /// The steps seen, and those before them that it was not fitted to.
-    count: usize,
+    /// The steps seen, also those that it was not fitted to.
+    values: Vec<f64>,
     /// Predictions are rounded to this: the library sums components in an order of its own.
     grain: f64,
 }
@@ -124,7 +124,7 @@ impl Forecaster for Prophet {
         Ok(Box::new(FittedProphet {
             model,
             regressors: self.regressors.clone(),
-            count: found,
+            values: series.values.clone(),
             grain: (largest * 1e-9).max(f64::MIN_POSITIVE),
         }))
     }
@@ -214,15 +214,20 @@ impl FittedProphet {
 }
 
 impl Fitted for FittedProphet {
-    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
-        self.predict_from(self.count, horizon)
+    fn model(&self) -> &'static str {
+        NAME
     }
 
-    fn predict_after(
-        &self,
-        values: &[f64],
-        horizon: usize,
-    ) -> Option<Result<Vec<f64>, ForecastError>> {
-        Some(self.predict_from(values.len(), horizon))
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    fn curves(&self, _: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
+        let curve = |origin: &usize| self.predict_from(*origin, horizon).ok();
+        origins.iter().map(curve).collect()
+    }
+
+    fn predict(&self, horizon: usize) -> Result<Vec<f64>, ForecastError> {
+        self.predict_from(self.values.len(), horizon)
     }
 }

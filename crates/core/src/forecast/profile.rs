@@ -1,0 +1,368 @@
+//! Regression on profiles: what is usual at a time of day and of the week, and how far the load has been from it.
+//!
+//! A smaller sister of [`super::spar`]: where that has a coefficient per day and per recent step, this has one per
+//! *exponentially weighted mean* of them, a dozen in all. Few coefficients need few rows, which serves short and
+//! noisy histories. Fitted to absolute errors by reweighting (Holland and Welsch 1977): bursts are not usual.
+//! A member of the ensemble only.
+
+use crate::series::Series;
+
+use super::{
+    Fitted, ForecastError, Forecaster,
+    direct::{self, Knots},
+    linear::{Regression, dot},
+    logarithm::Logarithm,
+};
+
+/// The weights of the latest day in the profiles of the day.
+const DAY_WEIGHTS: [f64; 3] = [1.0, 0.4, 0.12];
+
+/// The weights of the latest week in the profiles of the week.
+const WEEK_WEIGHTS: [f64; 2] = [1.0, 0.35];
+
+/// The seasons over which recent deviations are averaged; 0 is the last step alone.
+const SPANS: [f64; 5] = [0.0, 1.0 / 24.0, 0.17, 0.6, 2.0];
+
+/// The part of a season to either side over which times of day are averaged in the smoothest profile.
+const SMOOTHED: usize = 48;
+
+/// The rows of a regression, at most: beyond, rows are skipped evenly.
+const MAX_ROWS: usize = 800;
+
+/// The rows that a coefficient needs.
+const ROWS_PER_COEFFICIENT: usize = 4;
+
+/// How much coefficients are shrunk towards the mean of the slow profiles.
+const RIDGE: f64 = 1e-3;
+
+/// The times that rows are weighed anew by their errors.
+const PASSES: usize = 2;
+
+/// Errors below this part of their mean weigh alike.
+const SMALL_ERROR: f64 = 0.5;
+
+const NAME: &str = "profile";
+
+/// Profile regression. Needs a season; the longer one is left out where the history is short.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Profile {
+    /// How far ahead it will be asked to forecast, in steps.
+    pub horizon: usize,
+}
+
+struct FittedProfile {
+    day: usize,
+    week: Option<usize>,
+    knots: Knots,
+    scale: Logarithm,
+    values: Vec<f64>,
+}
+
+impl Forecaster for Profile {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError> {
+        let values = series.fill_gaps().values;
+        let found = values.len();
+        let day = seasons.first().copied();
+        let day = day.ok_or(ForecastError::NoSeason { model: NAME })?;
+        let size = 2 + DAY_WEIGHTS.len() + WEEK_WEIGHTS.len() + SPANS.len();
+        let needed = |longest: usize| longest + 2 * day + ROWS_PER_COEFFICIENT * size;
+        let week = seasons.get(1).copied();
+        let week = week.filter(|week| needed(*week) <= found);
+        if needed(day) > found {
+            return Err(ForecastError::TooShort {
+                model: NAME,
+                needed: needed(day),
+                found,
+            });
+        }
+        let does_not_fit = |reason: &str| ForecastError::DoesNotFit {
+            model: NAME,
+            reason: reason.to_owned(),
+        };
+        let scale = Logarithm::of(&values).ok_or_else(|| does_not_fit("all values are zero"))?;
+        let logs = scale.to(&values);
+        let usual = Usual::of(&logs, day, week);
+        let knots = Knots::fit(day.min(self.horizon), |ahead| knot(&logs, &usual, ahead));
+        Ok(Box::new(FittedProfile {
+            knots: knots.ok_or_else(|| does_not_fit("its regression has no solution"))?,
+            day,
+            week,
+            scale,
+            values,
+        }))
+    }
+}
+
+/// What features are made of. All of it looks back: what it says of a step a season ahead, or of the deviations at
+/// a step, comes from values up to then, so that one of these serves all origins.
+struct Usual {
+    /// Per profile, from the first step to a season after the last.
+    profiles: Vec<Vec<f64>>,
+    /// Per span, at each step.
+    deviations: Vec<Vec<f64>>,
+    /// How many of the first profiles are fast: the slow ones are what is expected before anything is fitted.
+    fast: usize,
+    /// The first step with a whole season before it.
+    first: usize,
+}
+
+impl Usual {
+    fn of(logs: &[f64], day: usize, week: Option<usize>) -> Self {
+        let until = logs.len() + day;
+        let of_day = |weight: &f64| profile(logs, day, *weight, until);
+        let mut profiles: Vec<Vec<f64>> = DAY_WEIGHTS.iter().map(of_day).collect();
+        let slow = profiles.last().cloned().unwrap_or_default();
+        let smooth = smoothed(&slow, day);
+        let mut expected = smooth.clone();
+        profiles.push(smooth);
+        let mut fast = 1;
+        if let Some(week) = week {
+            fast = DAY_WEIGHTS.len();
+            for weight in WEEK_WEIGHTS {
+                let mut weekly = profile(logs, week, weight, until);
+                // In the first week there is only the day.
+                weekly
+                    .iter_mut()
+                    .zip(&slow)
+                    .take(week)
+                    .for_each(|(w, d)| *w = *d);
+                profiles.push(weekly);
+            }
+            let weekly = profiles.last().into_iter().flatten();
+            expected
+                .iter_mut()
+                .zip(weekly)
+                .for_each(|(e, w)| *e = (*e + w) / 2.0);
+        }
+        let differences: Vec<f64> = logs.iter().zip(&expected).map(|(v, e)| v - e).collect();
+        let mean = |span: &f64| recent_means(&differences, span * day as f64, day);
+        Self {
+            deviations: SPANS.iter().map(mean).collect(),
+            profiles,
+            fast,
+            first: week.unwrap_or(day) + day,
+        }
+    }
+
+    /// The features, the intercept among them.
+    fn size(&self) -> usize {
+        1 + self.profiles.len() + self.deviations.len()
+    }
+
+    /// Writes the features for forecasting `ahead` steps, at most a season, after index `last`.
+    fn features(&self, last: usize, ahead: usize, into: &mut Vec<f64>) {
+        into.clear();
+        into.push(1.0);
+        let at = |curve: &Vec<f64>, index: usize| curve.get(index).copied().unwrap_or(0.0);
+        into.extend(self.profiles.iter().map(|curve| at(curve, last + ahead)));
+        into.extend(self.deviations.iter().map(|curve| at(curve, last)));
+    }
+
+    /// The coefficients before anything is known: the mean of the slow profiles.
+    fn prior(&self) -> Vec<f64> {
+        let slow = self.profiles.len() - self.fast;
+        let share = 1.0 / slow.max(1) as f64;
+        let of = |index: usize| if index > self.fast { share } else { 0.0 };
+        (0..=self.profiles.len()).map(of).collect()
+    }
+}
+
+/// At each step before `until` the exponentially weighted mean of the values one, two … seasons before; in the
+/// first season the values themselves.
+fn profile(logs: &[f64], season: usize, weight: f64, until: usize) -> Vec<f64> {
+    let mut made: Vec<f64> = Vec::with_capacity(until);
+    for at in 0..until {
+        let value = |at: usize| logs.get(at).copied().unwrap_or(0.0);
+        made.push(match at.checked_sub(season) {
+            None => value(at),
+            Some(back) if back < season => value(back),
+            Some(back) => {
+                let before = made.get(back).copied().unwrap_or(0.0);
+                before + weight * (value(back) - before)
+            }
+        });
+    }
+    made
+}
+
+/// The mean over the times of day around each; of those after it from one season before, because they are not
+/// known a whole season ahead.
+fn smoothed(curve: &[f64], season: usize) -> Vec<f64> {
+    let reach = (season / SMOOTHED).max(1);
+    let mut sums = vec![0.0];
+    let mut sum = 0.0;
+    sums.extend(curve.iter().map(|value| {
+        sum += value;
+        sum
+    }));
+    let between = |from: usize, to: usize| {
+        let at = |index: usize| sums.get(index).copied().unwrap_or(sum);
+        (at(to) - at(from), (to - from) as f64)
+    };
+    let mean = |at: usize| {
+        let (mut sum, mut count) = between(at.saturating_sub(reach), at + 1);
+        if let Some(back) = at.checked_sub(season) {
+            let later = between(back + 1, back + 1 + reach);
+            (sum, count) = (sum + later.0, count + later.1);
+        }
+        sum / count
+    };
+    (0..curve.len()).map(mean).collect()
+}
+
+/// The exponentially weighted mean of the differences up to each step, over about `span` steps; those of the first
+/// season are not known.
+fn recent_means(differences: &[f64], span: f64, season: usize) -> Vec<f64> {
+    let weight = 2.0 / (span.max(1.0) + 1.0);
+    let mut mean = 0.0;
+    let step = |(at, difference): (usize, &f64)| {
+        if at >= season {
+            mean += weight * (difference - mean);
+        }
+        mean
+    };
+    differences.iter().enumerate().map(step).collect()
+}
+
+/// Fits the coefficients for one step ahead.
+fn knot(logs: &[f64], usual: &Usual, ahead: usize) -> Option<Vec<f64>> {
+    let end = logs.len().checked_sub(ahead)?;
+    let stride = end.saturating_sub(usual.first).div_ceil(MAX_ROWS).max(1);
+    let (mut rows, mut targets, mut row) = (Vec::new(), Vec::new(), Vec::new());
+    for last in (usual.first..end).rev().step_by(stride) {
+        usual.features(last, ahead, &mut row);
+        rows.extend_from_slice(&row);
+        targets.push(*logs.get(last + ahead)?);
+    }
+    if targets.len() < 2 {
+        return None;
+    }
+    let prior = usual.prior();
+    let mut weights = vec![1.0; targets.len()];
+    for pass in 0.. {
+        let mut regression = Regression::new(usual.size() - 1);
+        let all = rows.chunks_exact(usual.size()).zip(&targets);
+        for ((row, target), weight) in all.clone().zip(&weights) {
+            regression.add(row, *target, *weight);
+        }
+        let coefficients = regression.solve(RIDGE, &prior)?;
+        if pass == PASSES {
+            return Some(coefficients);
+        }
+        let errors = all.map(|(row, target)| (target - dot(&coefficients, row)).abs());
+        weights = errors.collect();
+        let mean = weights.iter().sum::<f64>() / weights.len() as f64;
+        let small = (SMALL_ERROR * mean).max(f64::MIN_POSITIVE);
+        weights
+            .iter_mut()
+            .for_each(|error| *error = small / error.max(small));
+    }
+    None
+}
+
+impl Fitted for FittedProfile {
+    fn model(&self) -> &'static str {
+        NAME
+    }
+
+    fn history(&self) -> &[f64] {
+        &self.values
+    }
+
+    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
+        let logs = self.scale.to(values);
+        let shared = Usual::of(&logs, self.day, self.week);
+        let block = |usual: &Usual, count: usize, most: usize| {
+            let last = count.saturating_sub(1);
+            let features = |ahead: usize, row: &mut Vec<f64>| usual.features(last, ahead, row);
+            self.knots.block(most, self.scale, features)
+        };
+        let go_on = |known: &[f64], left: usize| {
+            block(&Usual::of(known, self.day, self.week), known.len(), left)
+        };
+        let curve = |origin: &usize| {
+            let begin = block(&shared, *origin, horizon);
+            let curve = direct::go_on(begin, &logs, *origin, horizon, go_on);
+            self.scale.back(curve)
+        };
+        Some(origins.iter().map(curve).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::f64::consts::TAU;
+
+    fn is_burst(hour: usize) -> bool {
+        (hour as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 57 == 0
+    }
+
+    fn load(hour: usize) -> f64 {
+        let weekend = if hour / 24 % 7 >= 5 { 0.6 } else { 1.0 };
+        let burst = if is_burst(hour) { 900.0 } else { 0.0 };
+        100.0 * weekend * (1.5 + (hour as f64 * TAU / 24.0).sin()) + burst
+    }
+
+    fn fitted(count: usize, seasons: &[usize]) -> Box<dyn Fitted> {
+        let series = Series {
+            start: 0,
+            step: 1,
+            values: (0..count).map(load).collect(),
+        };
+        Profile { horizon: 24 }.fit(&series, seasons).unwrap()
+    }
+
+    #[test]
+    fn a_week_is_followed_whatever_bursts_there_were() {
+        let made = fitted(700, &[24, 168]).predict(72).unwrap();
+        let steps = (0..72).filter(|step| !is_burst(700 + step));
+        let (mut wrong, mut measured) = (0.0, 0.0);
+        for step in steps {
+            wrong += (made[step] - load(700 + step)).abs();
+            measured += load(700 + step);
+        }
+        assert!(wrong < 0.05 * measured, "{wrong} of {measured}");
+    }
+
+    #[test]
+    fn a_curve_sees_nothing_after_its_origin() {
+        let model = fitted(600, &[24, 168]);
+        let mut values: Vec<f64> = (0..700).map(load).collect();
+        let before = model.curves(&values, &[610, 640], 30).unwrap();
+        values.iter_mut().skip(640).for_each(|v| *v *= 50.0);
+        assert_eq!(
+            model.curves(&values, &[640, 610], 30).unwrap(),
+            [before[1].clone(), before[0].clone()]
+        );
+    }
+
+    #[test]
+    fn without_a_season_or_with_too_little_there_is_an_error() {
+        let fit = |values: Vec<f64>, seasons: &[usize]| {
+            let series = Series {
+                start: 0,
+                step: 1,
+                values,
+            };
+            Profile { horizon: 5 }.fit(&series, seasons).map(|_| ())
+        };
+        assert_eq!(
+            fit(vec![1.0; 500], &[]),
+            Err(ForecastError::NoSeason { model: NAME })
+        );
+        assert!(matches!(
+            fit(vec![1.0; 60], &[24]),
+            Err(ForecastError::TooShort { .. })
+        ));
+        assert!(matches!(
+            fit(vec![0.0; 500], &[24]),
+            Err(ForecastError::DoesNotFit { .. })
+        ));
+        assert_eq!(fit(vec![5.0; 500], &[24]), Ok(()));
+    }
+}
