@@ -413,8 +413,12 @@ fn a_transaction_that_used_the_node_before_does_not_see_a_shard_without_its_rows
             reader
         })
         .collect();
+    session.create_sharded_table("here", &[500], 1_000);
     let mut elsewhere = fleet.session();
-    elsewhere.run("BEGIN; SELECT now()");
+    elsewhere.run(
+        "BEGIN; SELECT now(); UPDATE here SET counter = 1; INSERT INTO here VALUES (7000, 'x', 0);
+         COPY here FROM PROGRAM 'echo 8000,x,0' (FORMAT csv)",
+    );
     let id = session.queue("repart_move('orders2', node => 'north')");
     session.wait_done(id);
     for (reader, sql) in readers.iter_mut().zip(uses) {

@@ -25,6 +25,9 @@ struct First {
     xmin: u64,
     xmax: u64,
     running: Vec<pg_sys::TransactionId>,
+    /// The partitioned tables that were written to, where nothing else was done by which another server may have been
+    /// used; `None` once a foreign table was.
+    routed: Option<Vec<pg_sys::Oid>>,
 }
 
 impl First {
@@ -45,18 +48,18 @@ fn transaction() -> pg_sys::TimestampTz {
 }
 
 fn is_known() -> bool {
-    FIRST.with_borrow(|first| {
-        first
-            .as_ref()
-            .is_some_and(|first| first.transaction == transaction())
-    })
+    FIRST.with_borrow(|first| is_current(first.as_ref()))
+}
+
+fn is_current(first: Option<&First>) -> bool {
+    first.is_some_and(|first| first.transaction == transaction())
 }
 
 /// Remembers the snapshot, if it is the first of its kind.
 ///
 /// # Safety
 /// It must be valid or null.
-unsafe fn remember(snapshot: pg_sys::Snapshot) {
+unsafe fn remember(snapshot: pg_sys::Snapshot, routed: Option<Vec<pg_sys::Oid>>) {
     // SAFETY: see the contract; the arrays have as many members as the snapshot says.
     unsafe {
         if snapshot.is_null() || (*snapshot).snapshot_type != pg_sys::SnapshotType::SNAPSHOT_MVCC {
@@ -85,16 +88,117 @@ unsafe fn remember(snapshot: pg_sys::Snapshot) {
                 full_id((*snapshot).xmax)
             },
             running,
+            routed,
         };
         FIRST.set(Some(first));
     }
 }
 
-/// A utility is about to write where there may be foreign tables.
-pub fn touch() {
-    if preload::is_preloaded() && !is_known() {
-        // SAFETY: inside a transaction, as every utility is.
-        unsafe { remember(pg_sys::GetLatestSnapshot()) }
+/// A utility is about to use this table, which may be a foreign one or have foreign partitions; `InvalidOid` for any.
+pub fn touch(relation: pg_sys::Oid) {
+    if !preload::is_preloaded() {
+        return;
+    }
+    // SAFETY: inside a transaction, as every utility is; a look-up of a relation that need not exist.
+    unsafe {
+        let kind = if relation == pg_sys::InvalidOid {
+            pg_sys::RELKIND_FOREIGN_TABLE
+        } else {
+            pg_sys::get_rel_relkind(relation) as u8
+        };
+        match kind {
+            pg_sys::RELKIND_FOREIGN_TABLE if is_used() => {}
+            pg_sys::RELKIND_FOREIGN_TABLE => use_now(pg_sys::GetLatestSnapshot()),
+            pg_sys::RELKIND_PARTITIONED_TABLE => {
+                route(&[relation], || pg_sys::GetLatestSnapshot());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As [`touch`], unless there is no such table.
+pub fn touch_if_there(relation: pg_sys::Oid) {
+    if relation != pg_sys::InvalidOid {
+        touch(relation);
+    }
+}
+
+/// Whether a foreign table was used in this transaction.
+fn is_used() -> bool {
+    is_known() && FIRST.with_borrow(|first| first.as_ref().is_some_and(|f| f.routed.is_none()))
+}
+
+/// Rows are about to be written to partitioned tables, and perhaps to foreign partitions of them.
+///
+/// # Safety
+/// The snapshot must be valid or null.
+unsafe fn route(tables: &[pg_sys::Oid], snapshot: impl FnOnce() -> pg_sys::Snapshot) {
+    if !is_known() {
+        // SAFETY: see the contract.
+        unsafe { remember(snapshot(), Some(tables.to_vec())) };
+        return;
+    }
+    FIRST.with_borrow_mut(|first| {
+        if let Some(routed) = first.as_mut().and_then(|first| first.routed.as_mut()) {
+            let new = tables.iter().filter(|table| !routed.contains(table));
+            let new: Vec<pg_sys::Oid> = new.copied().collect();
+            routed.extend(new);
+        }
+    });
+}
+
+/// A foreign table is about to be used: unless rows were routed to foreign tables before, for the first time.
+///
+/// # Safety
+/// The snapshot must be valid or null.
+unsafe fn use_now(snapshot: pg_sys::Snapshot) {
+    let routed = FIRST.with_borrow(|first| {
+        let first = first.as_ref().filter(|_| is_current(first.as_ref()))?;
+        first.routed.clone()
+    });
+    // SAFETY: see the contract.
+    unsafe {
+        match routed {
+            Some(tables) if tables.iter().any(|table| has_foreign_partition(*table)) => {
+                FIRST.with_borrow_mut(|first| {
+                    if let Some(first) = first {
+                        first.routed = None;
+                    }
+                });
+            }
+            _ => remember(snapshot, None),
+        }
+    }
+}
+
+/// Whether a partitioned table has a partition on another server.
+///
+/// # Safety
+/// Inside a transaction.
+unsafe fn has_foreign_partition(table: pg_sys::Oid) -> bool {
+    // SAFETY: see the contract; the descriptor lives as long as the relation is open.
+    unsafe {
+        let relation = pg_sys::try_table_open(table, pg_sys::AccessShareLock as i32);
+        if relation.is_null() {
+            // Dropped since, in a subtransaction that was undone perhaps: nobody knows.
+            return true;
+        }
+        let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
+        let count = usize::try_from((*descriptor).nparts).unwrap_or(0);
+        let partitions = if count == 0 {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts((*descriptor).oids, count).to_vec()
+        };
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        partitions
+            .into_iter()
+            .any(|one| match pg_sys::get_rel_relkind(one) as u8 {
+                pg_sys::RELKIND_FOREIGN_TABLE => true,
+                pg_sys::RELKIND_PARTITIONED_TABLE => has_foreign_partition(one),
+                _ => false,
+            })
     }
 }
 
@@ -124,19 +228,22 @@ pub unsafe fn look(query: *mut pg_sys::QueryDesc) {
             .iter_ptr()
             .filter(|entry| is_kind(entry, pg_sys::RELKIND_FOREIGN_TABLE))
             .peekable();
-        // Rows may be routed to a foreign partition, which is not in the plan.
-        let may_route = || {
-            writes
-                && entries
+        if foreign.peek().is_none() {
+            // Rows may be routed to a foreign partition, which is not in the plan.
+            if writes {
+                let partitioned: Vec<pg_sys::Oid> = entries
                     .iter_ptr()
-                    .any(|entry| is_kind(&entry, pg_sys::RELKIND_PARTITIONED_TABLE))
-        };
-        if foreign.peek().is_none() && !may_route() {
+                    .filter(|entry| is_kind(entry, pg_sys::RELKIND_PARTITIONED_TABLE))
+                    .map(|entry| (*entry).relid)
+                    .collect();
+                if !partitioned.is_empty() {
+                    route(&partitioned, || (*query).snapshot);
+                }
+            }
             return;
         }
-        if !is_known() {
-            remember((*query).snapshot);
-            return;
+        if !is_used() {
+            use_now((*query).snapshot);
         }
         for entry in foreign {
             let relation = (*entry).relid;

@@ -59,9 +59,7 @@ unsafe extern "C-unwind" fn process_utility(
         } else {
             0
         });
-        if writes_to_foreign_tables(node) {
-            super::foreign::touch();
-        }
+        touch_foreign_tables(node);
         let renewed = (*node).type_ == pg_sys::NodeTag::T_CopyStmt
             && check_copy(node.cast::<pg_sys::CopyStmt>(), top_level);
         if renewed {
@@ -99,17 +97,40 @@ unsafe extern "C-unwind" fn process_utility(
     }
 }
 
-/// Utilities that may open a transaction on another server, without a plan.
+/// Notes utilities that may open a transaction on another server, without a plan.
 ///
 /// # Safety
 /// The node must be valid.
-unsafe fn writes_to_foreign_tables(node: *const pg_sys::Node) -> bool {
-    // SAFETY: see the contract.
+unsafe fn touch_foreign_tables(node: *mut pg_sys::Node) {
+    // SAFETY: see the contract. What is not there the utility will complain of.
     unsafe {
+        let find = |name: *mut pg_sys::RangeVar| {
+            pg_sys::RangeVarGetRelidExtended(
+                name,
+                pg_sys::NoLock as i32,
+                pg_sys::RVROption::RVR_MISSING_OK,
+                None,
+                std::ptr::null_mut(),
+            )
+        };
         match (*node).type_ {
-            pg_sys::NodeTag::T_CopyStmt => (*node.cast::<pg_sys::CopyStmt>()).is_from,
-            pg_sys::NodeTag::T_TruncateStmt | pg_sys::NodeTag::T_VacuumStmt => true,
-            _ => false,
+            pg_sys::NodeTag::T_CopyStmt => {
+                let copy = &*node.cast::<pg_sys::CopyStmt>();
+                if copy.is_from && !copy.relation.is_null() {
+                    super::foreign::touch_if_there(find(copy.relation));
+                }
+            }
+            pg_sys::NodeTag::T_TruncateStmt => {
+                let truncate = &*node.cast::<pg_sys::TruncateStmt>();
+                let names = pgrx::PgList::<pg_sys::RangeVar>::from_pg(truncate.relations);
+                for name in names.iter_ptr() {
+                    super::foreign::touch_if_there(find(name));
+                }
+            }
+            pg_sys::NodeTag::T_VacuumStmt if !(*node.cast::<pg_sys::VacuumStmt>()).is_vacuumcmd => {
+                super::foreign::touch(pg_sys::InvalidOid);
+            }
+            _ => {}
         }
     }
 }
