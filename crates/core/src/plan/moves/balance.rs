@@ -78,7 +78,7 @@ impl Search<'_, '_, '_> {
             .into_iter()
             .flat_map(|shard| self.options_of(shard, &coolest))
             .collect();
-        options.sort_by(|a, b| b.net.total_cmp(&a.net).then(a.peak.total_cmp(&b.peak)));
+        options.sort_by(|a, b| b.net.total_cmp(&a.net));
         options
     }
 

@@ -59,8 +59,6 @@ pub(super) struct Chance {
     /// Overload-seconds gained, without what it costs.
     gain: f64,
     net: f64,
-    /// The highest utilisation of that node afterwards.
-    peak: f64,
 }
 
 /// The moves between nodes, and what was held back.
@@ -185,7 +183,6 @@ impl<'s, 'm, 'a> Search<'s, 'm, 'a> {
                     node,
                     gain,
                     net,
-                    peak,
                 })
             })
             .collect()
