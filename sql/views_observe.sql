@@ -52,7 +52,9 @@ SELECT p.plan_id, p.step, p.made_at,
        (p.spec ->> 'will_miss')::boolean AS will_miss,
        (p.spec ->> 'confidence')::float8 AS confidence,
        p.spec -> 'alternatives' AS alternatives,
-       p.migration
+       p.migration,
+       p.spec ->> 'source' AS source,
+       p.spec ->> 'target' AS target
   FROM repart.plan_steps p;
 COMMENT ON VIEW repart.plans IS 'stored plans; migration is the one that carries the step out, once the step is applied';
 GRANT SELECT ON repart.plans TO pg_monitor;

@@ -90,6 +90,10 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             println!("demo: {error}");
+            // What the server said is below.
+            if let Some(cause) = error.source() {
+                println!("demo: {cause}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -197,7 +197,7 @@ impl Observed {
     /// The first step of the latest plan that has something to do; only if it was carried out, where asked.
     pub fn step(&mut self, of_migration: Option<i64>) -> Result<Option<Step>> {
         let sql = "SELECT plan_id, (extract(epoch FROM made_at) * 1e6)::bigint,
-                          action || CASE action WHEN 'move' THEN format(' of %s from %s to %s', shard, source, target) ELSE '' END, why,
+                          action || CASE action WHEN 'move' THEN format(' from %s to %s', source, target) ELSE '' END, why,
                           (extract(epoch FROM planned_start) * 1e6)::bigint, (extract(epoch FROM start_by) * 1e6)::bigint,
                           (extract(epoch FROM deadline) * 1e6)::bigint, load_before, load_after,
                           ARRAY(SELECT a ->> 'action' || ': ' || (a ->> 'why') FROM jsonb_array_elements(alternatives) a)

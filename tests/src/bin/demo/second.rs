@@ -201,13 +201,13 @@ impl Day<'_> {
             let Some((step, finished)) = step.zip(migration.finished) else {
                 continue;
             };
-            if !step.action.starts_with(&format!("move of {hot} ")) {
+            if !migration.what.starts_with(&format!("move of {hot} ")) {
                 continue;
             }
             let limit = step.deadline.unwrap_or(i64::MIN);
             in_time = finished < limit && finished < peak;
             text = format!(
-                "{} was done {}; limit passed {}, peak {}",
+                "{hot}'s {} was done {}; limit passed {}, peak {}",
                 step.action,
                 clock(finished),
                 clock(limit),
