@@ -330,6 +330,17 @@ pub fn busy_shards(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     )
 }
 
+/// The shards of a table that are on their way to another node, or wait for that, with the node.
+pub fn destinations(relation: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, String)>> {
+    spi::select(
+        "SELECT (j.spec -> 'sources' -> 0 ->> 'oid')::oid, coalesce(j.spec -> 'targets' -> 0 ->> 'node', 'local')
+           FROM repart.journal j
+          WHERE j.state NOT IN ('done', 'cancelled', 'failed') AND j.relation = $1 AND j.kind = 'move'",
+        &[relation.into()],
+        |row| Ok((row.get(1)?, row.get(2)?)),
+    )
+}
+
 /// When each shard of a table was made by a migration, in µs since the Unix epoch.
 pub fn last_changes(relation: pg_sys::Oid) -> Result<Vec<(pg_sys::Oid, i64)>> {
     spi::select(

@@ -175,6 +175,9 @@ struct Past {
     busy: Vec<pg_sys::Oid>,
     /// Shards on nodes, with their names.
     homes: HashMap<pg_sys::Oid, String>,
+    /// Shards that are on their way to another node: what they do is to be reckoned with there, and no more where they
+    /// still are.
+    destinations: HashMap<pg_sys::Oid, String>,
     /// The last known size, and what a row takes, ms.
     costs: HashMap<pg_sys::Oid, (Option<i64>, Option<f64>)>,
     oldest: i64,
@@ -191,6 +194,7 @@ impl Past {
             changed_at: journal::last_changes(relation)?.into_iter().collect(),
             busy: journal::busy_shards(relation)?,
             homes: nodes::homes(relation)?.into_iter().collect(),
+            destinations: journal::destinations(relation)?.into_iter().collect(),
             costs: costs
                 .into_iter()
                 .map(|(shard, size, cost)| (shard, (size, cost)))
@@ -226,6 +230,7 @@ impl Past {
     fn described(&self, partition: &Partition) -> Shard {
         let (size, cost) = self.costs.get(&partition.oid).copied().unwrap_or_default();
         let home = self.homes.get(&partition.oid).cloned();
+        let destination = self.destinations.get(&partition.oid).cloned();
         let bytes = match size {
             // Here nothing is stored of it.
             Some(size) if home.is_some() => size,
@@ -236,7 +241,9 @@ impl Past {
             name: partition.name.clone(),
             lower: partition.lower.clone(),
             upper: partition.upper.clone(),
-            node: home.unwrap_or_else(|| nodes::LOCAL.to_owned()),
+            node: destination
+                .or(home)
+                .unwrap_or_else(|| nodes::LOCAL.to_owned()),
             tablespace: partition.tablespace.clone(),
             rows: partition.rows,
             bytes: bytes as f64,

@@ -127,10 +127,6 @@ fn a_node_that_is_drained_empties_itself() {
         "postgres",
         Options::new("orders", KEYS).with_nodes(),
     );
-    automatic(&mut session);
-    workload.proceed(100);
-    assert_eq!(places(&mut session), AT_FIRST);
-    session.set("repart.mode", "off");
     assert_eq!(session.number("SELECT repart_drain_node('north')"), 3);
     // By hand it is what the plan says.
     session.run("SELECT repart_plan()");

