@@ -176,7 +176,7 @@ pub fn headroom() -> f64 {
     HEADROOM.get()
 }
 
-/// `repart.window` as written; empty means at any hour.
+/// `repart.maintenance_window` as written; empty means at any hour.
 pub fn window() -> String {
     text(&WINDOW)
 }

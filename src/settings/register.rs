@@ -201,7 +201,7 @@ fn register_migrating() {
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(
-        c"repart.window",
+        c"repart.maintenance_window",
         c"Hours of the day in which migrations of plans may start, such as '22:00-06:00, 12:00-13:00'; empty: all.",
         c"In the time zone of the server.",
         &WINDOW,
@@ -210,7 +210,7 @@ fn register_migrating() {
     );
     GucRegistry::define_bool_guc(
         c"repart.emergency",
-        c"Whether a migration whose limit is passed already starts without headroom, and outside of repart.window.",
+        c"Whether a migration whose limit is passed already starts without headroom, and outside of repart.maintenance_window.",
         c"",
         &EMERGENCY,
         GucContext::Sighup,

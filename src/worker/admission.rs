@@ -150,10 +150,10 @@ fn closed() -> Result<Option<String>> {
         Ok(window) => window,
         Err(error) => {
             return Ok(Some(format!(
-                "invalid value for parameter \"repart.window\": \"{text}\"; {error}"
+                "invalid value for parameter \"repart.maintenance_window\": \"{text}\"; {error}"
             )));
         }
     };
     let is_open = window.contains(usage::minute_of_day()?);
-    Ok((!is_open).then(|| format!("waits for repart.window ({text})")))
+    Ok((!is_open).then(|| format!("waits for repart.maintenance_window ({text})")))
 }

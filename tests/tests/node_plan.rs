@@ -280,20 +280,20 @@ fn a_migration_of_a_plan_waits_for_headroom_and_says_what_for() {
         "SELECT to_char(now() + interval '2 h', 'HH24:00') || '-' || to_char(now() + interval '3 h', 'HH24:00')",
     )[0]
     .clone();
-    session.set("repart.\"window\"", &format!("'{hours}'"));
+    session.set("repart.maintenance_window", &format!("'{hours}'"));
     let id = planned(&mut session);
     wait_for_reason(
         &mut session,
         id,
-        &format!("waits for repart.window ({hours})"),
+        &format!("waits for repart.maintenance_window ({hours})"),
     );
-    session.set("repart.\"window\"", "'at night'");
+    session.set("repart.maintenance_window", "'at night'");
     wait_for_reason(
         &mut session,
         id,
-        "invalid value for parameter \"repart.window\": \"at night\"%",
+        "invalid value for parameter \"repart.maintenance_window\": \"at night\"%",
     );
-    session.run("ALTER SYSTEM RESET repart.\"window\"");
+    session.run("ALTER SYSTEM RESET repart.maintenance_window");
     session.run("SELECT pg_reload_conf()");
     session.wait_done(id);
 
