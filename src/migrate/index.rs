@@ -156,14 +156,20 @@ fn analyze(job: &Job) -> Result<()> {
 ///
 /// It keeps to `repart.max_copy_rate`, and where others want the machine to the pace of autovacuum.
 pub fn vacuum(job: &Job, gives_way: bool) -> Result<()> {
-    if let Some(limit) = cost_limit(gives_way) {
+    let limit = cost_limit(gives_way);
+    if let Some(limit) = limit {
         guc::set("vacuum_cost_delay", &format!("{COST_DELAY_MS}ms"));
         guc::set("vacuum_cost_limit", &limit.to_string());
     }
-    counted(|| {
+    let outcome = counted(|| {
         job.rebuilt_targets()
             .try_for_each(|(n, _)| txn::vacuum(&format!("VACUUM {}", job.target_name(n))))
-    })
+    });
+    if limit.is_some() {
+        // The log is vacuumed right before a switch, which must not fall behind the writers meanwhile.
+        guc::set("vacuum_cost_delay", "0");
+    }
+    outcome
 }
 
 /// What VACUUM may do, in PostgreSQL's units, before it sleeps for [`COST_DELAY_MS`]; `None` for as much as it can.
