@@ -120,6 +120,16 @@ pub enum Error {
         /// Whom it waited for.
         reason: String,
     },
+    /// Writers have waited long enough for copies of a table without a key that came to nothing.
+    #[error("gave up after {times} copies that writers waited for, {seconds} s in all: {reason}")]
+    CopiesInVain {
+        /// How many.
+        times: u32,
+        /// How long writers waited.
+        seconds: u64,
+        /// What the last one was given up for.
+        reason: String,
+    },
     /// A forecast could not be made.
     #[error("cannot forecast shard \"{shard}\": {source}")]
     Forecast {
@@ -184,7 +194,9 @@ impl Error {
             Self::MissingColumn { .. } => Code::ERRCODE_UNDEFINED_COLUMN,
             Self::VerificationFailed(_) => Code::ERRCODE_DATA_CORRUPTED,
             Self::Backlog(..) => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DefinitionChanged(_) | Self::CutoverTimeout { .. } => Code::ERRCODE_OBJECT_IN_USE,
+            Self::DefinitionChanged(_)
+            | Self::CutoverTimeout { .. }
+            | Self::CopiesInVain { .. } => Code::ERRCODE_OBJECT_IN_USE,
             Self::Waiting(_) => Code::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::Superseded(_) => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Forecast { .. } => Code::ERRCODE_NO_DATA,
@@ -235,6 +247,9 @@ impl Error {
             Self::DefinitionChanged(_) => "Start the migration again once the change is complete.".to_owned(),
             Self::CutoverTimeout { .. } => {
                 "Let that transaction end, or raise repart.cutover_timeout, and queue the migration again.".to_owned()
+            }
+            Self::CopiesInVain { .. } => {
+                "Migrate when no transaction reads the table and then writes to it, or add a primary key.".to_owned()
             }
             Self::Superseded(_) => "See SELECT * FROM repart.migrations, and try again.".to_owned(),
             _ => return None,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
@@ -119,6 +121,50 @@ fn gives_way_to_a_transaction_that_has_read_and_wants_to_write() {
     );
     assert_eq!(session.number("SELECT count(*) FROM orders"), 6_001);
     assert_nothing_left(&mut session);
+}
+
+/// There is always one that has read and wants to write: only a copy that all of them wait for gets through.
+#[test]
+fn gets_through_transactions_that_read_and_then_write_all_the_time() {
+    let cluster = Cluster::with_repart(&["repart.max_pause = '10s'"]);
+    let mut session = table(&cluster);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..6)
+        .map(|_| read_and_write_until(&cluster, &stop))
+        .collect();
+    let id = session.queue("repart_split('orders1', '700')");
+    session.wait_done(id);
+    stop.store(true, Ordering::Relaxed);
+    let written: i64 = writers
+        .into_iter()
+        .map(|writer| writer.join().unwrap())
+        .sum();
+    assert!(written > 0);
+    assert_eq!(session.bounds("orders"), [700, 1_500]);
+    assert_eq!(
+        session.number("SELECT count(*) FROM orders"),
+        6_000 + written
+    );
+    assert_nothing_left(&mut session);
+}
+
+/// Returns how many rows were written. None of the transactions fails.
+fn read_and_write_until(cluster: &Cluster, stop: &Arc<AtomicBool>) -> JoinHandle<i64> {
+    let (config, stop) = (cluster.config("postgres"), Arc::clone(stop));
+    spawn(move || {
+        let mut client = config.connect(postgres::NoTls).unwrap();
+        let mut written = 0;
+        while !stop.load(Ordering::Relaxed) {
+            client
+                .batch_execute(
+                    "BEGIN; SELECT count(*) FROM orders WHERE id < 100; SELECT pg_sleep(0.02);
+                     INSERT INTO orders VALUES (5, 'after reading'); COMMIT",
+                )
+                .unwrap();
+            written += 1;
+        }
+        written
+    })
 }
 
 #[test]

@@ -21,24 +21,49 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two requests for the locks of the exchange.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// One attempt. The caller commits it; it has changed nothing unless [`Attempt::Switched`]. `copied` tells, also
-/// after an error, whether writers waited for a copy. `hold` is called at its end, for tests.
-pub fn attempt_blocking(job: &Job, copied: &mut bool, hold: impl FnOnce()) -> Result<Attempt> {
+/// Who waits while rows are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// Writers; readers only for the exchange. A transaction that reads and then writes is in the way of that.
+    Writers,
+    /// Everybody, so that nothing is in the way once the copy is begun.
+    Everybody,
+}
+
+/// What is known of an attempt, also after an error.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Since when others wait for it.
+    pub begun: Option<Instant>,
+    /// How long the copy took.
+    pub copy: Option<Duration>,
+}
+
+/// One attempt. The caller commits it; it has changed nothing unless [`Attempt::Switched`]. `hold` is called at its
+/// end, for tests.
+pub fn attempt_blocking(
+    job: &Job,
+    waiting: Waiting,
+    progress: &mut Progress,
+    hold: impl FnOnce(),
+) -> Result<Attempt> {
     let relations = job.public_relations()?;
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
-    let mut blocked = vec![job.migration.relation];
-    blocked.extend(job.source_oids());
-    lock_out_maintenance(&blocked)?;
-    // Of the table too: a writer that waits for a shard would hold a lock on the table, which the exchange needs.
-    locks::be_polite();
-    locks::lock_all(&blocked, "SHARE")?;
+    match waiting {
+        Waiting::Writers => lock_writers_out(job)?,
+        Waiting::Everybody => {
+            lock_out_maintenance(&relations)?;
+            lock_public(&relations)?;
+        }
+    }
     let begun = Instant::now();
-    *copied = true;
+    progress.begun = Some(begun);
     hold::inside(job.id(), "blocking");
     preflight::check(job.migration.relation, &job.migration.spec)?;
     let (mut position, seconds) = copy(job)?;
+    progress.copy = Some(begun.elapsed());
     lock_exchange(job)?;
     control::require_wanted(job.id())?;
     let rows = position.copied.iter().flatten().sum();
@@ -53,6 +78,15 @@ pub fn attempt_blocking(job: &Job, copied: &mut bool, hold: impl FnOnce()) -> Re
     record(&changed)?;
     hold();
     Ok(Attempt::Switched)
+}
+
+fn lock_writers_out(job: &Job) -> Result<()> {
+    // Of the table too: a writer that waits for a shard would hold a lock on the table, which the exchange needs.
+    let mut blocked = vec![job.migration.relation];
+    blocked.extend(job.source_oids());
+    lock_out_maintenance(&blocked)?;
+    locks::be_polite();
+    locks::lock_all(&blocked, "SHARE")
 }
 
 /// Makes the targets with everything that they have, and compares them with the sources; returns what was copied,

@@ -5,7 +5,7 @@ mod detach;
 mod keep;
 mod publish;
 
-pub use blocking::attempt_blocking;
+pub use blocking::{Progress, Waiting, attempt_blocking};
 
 use std::time::Instant;
 

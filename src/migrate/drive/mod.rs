@@ -31,9 +31,6 @@ const FEW_CHANGES: (f64, f64) = (50.0, 10_000.0);
 /// Captured changes per second that catch-up is taken to apply before it was measured: a cautious guess.
 const UNMEASURED_RATE: f64 = 10_000.0;
 
-/// Writers have waited often enough for a copy that came to nothing.
-const MAX_COPIES_IN_VAIN: u32 = 3;
-
 /// How often the log is counted while rows are copied.
 const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -75,8 +72,8 @@ pub struct Drive {
     counted: Option<Instant>,
     /// When the logs of tables that wait for others of their group were last applied.
     kept_up: Instant,
-    /// How often all rows were copied while writers waited, without a switch in the end.
-    copied_in_vain: u32,
+    /// Copies that writers waited for, without a switch in the end.
+    in_vain: switch::InVain,
     /// The last error after the switch, so that one that stays is logged once.
     logged: String,
     /// Connections to nodes.
@@ -98,7 +95,7 @@ impl Drive {
             consumed: 0,
             counted: None,
             kept_up: Instant::now(),
-            copied_in_vain: 0,
+            in_vain: switch::InVain::default(),
             logged: String::new(),
             links: Links::default(),
             visits: (State::Queued, 0),

@@ -1,18 +1,64 @@
 //! Trying to cut over until it works, or has been tried for long enough.
 
+use std::time::Duration;
+
 use super::steps::prove_default;
-use super::{Drive, MAX_COPIES_IN_VAIN, Next, behind};
+use super::{Drive, Next, behind};
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
-use crate::migrate::cutover::{self, Attempt};
+use crate::migrate::cutover::{self, Attempt, Progress, Waiting};
 use crate::migrate::job::Job;
 use crate::migrate::{blocking, choice, hold, patience};
 use crate::pg::txn;
+use crate::settings;
 
 use repart_core::state::State;
 
 /// Consumed entries of a log that a switch would notice.
 const SOME_CONSUMED: i64 = 500;
+
+/// Writers have waited often, and long, enough for copies that came to nothing.
+const MOST_IN_VAIN: (u32, Duration) = (3, Duration::from_secs(10));
+
+/// Copies that others waited for, without a switch in the end.
+#[derive(Default)]
+pub(super) struct InVain {
+    times: u32,
+    waited: Duration,
+    /// How long the last complete one took.
+    copy: Option<Duration>,
+}
+
+impl InVain {
+    fn note(&mut self, progress: &Progress) {
+        self.times += 1;
+        self.waited += progress
+            .begun
+            .map_or(Duration::ZERO, |begun| begun.elapsed());
+        self.copy = progress.copy.or(self.copy);
+    }
+
+    /// Fails once it is enough.
+    fn require(&self, reason: &str) -> Result<()> {
+        if self.times < MOST_IN_VAIN.0 || self.waited < MOST_IN_VAIN.1 {
+            return Ok(());
+        }
+        Err(Error::CopiesInVain {
+            times: self.times,
+            seconds: self.waited.as_secs(),
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// Who waits for the next one. Where transactions that read and then write come all the time, only one that
+    /// readers wait for too gets through, which is in order if that is no longer than any other switch.
+    fn waiting(&self) -> Waiting {
+        match self.copy {
+            Some(copy) if copy <= settings::max_pause() => Waiting::Everybody,
+            _ => Waiting::Writers,
+        }
+    }
+}
 
 impl Drive {
     /// Switches all of a group together.
@@ -80,19 +126,19 @@ impl Drive {
             let warning = blocking::warning(job.migration.relation, &job.migration.spec)?;
             journal::set_reason(job.id(), Some(&warning))
         })?;
-        let mut copied = false;
+        let mut progress = Progress::default();
+        let waiting = self.in_vain.waiting();
         let attempt = txn::run(|| {
-            cutover::attempt_blocking(&job, &mut copied, || hold::inside(job.id(), "switched"))
+            let hold = || hold::inside(job.id(), "switched");
+            cutover::attempt_blocking(&job, waiting, &mut progress, hold)
         });
         let reason = match attempt {
             Ok(Attempt::Switched | Attempt::Behind(_)) => return Ok(Next::Continue),
             Ok(Attempt::Waiting(reason)) => reason,
             Err(error) if !error.is_transient() || error.is_cancellation() => return Err(error),
-            Err(error) if copied => {
-                self.copied_in_vain += 1;
-                if self.copied_in_vain >= MAX_COPIES_IN_VAIN {
-                    return Err(Error::Internal(format!("given up: {error}")));
-                }
+            Err(error) if progress.begun.is_some() => {
+                self.in_vain.note(&progress);
+                self.in_vain.require(&error.to_string())?;
                 format!("waits: {error}")
             }
             Err(error) => patience::reason([&job.migration], &error),
