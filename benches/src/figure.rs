@@ -9,6 +9,8 @@ pub enum Unit {
     Seconds,
     /// Milliseconds.
     Milliseconds,
+    /// Microseconds.
+    Microseconds,
     /// Per second.
     PerSecond,
     /// Hundredths.
@@ -27,7 +29,9 @@ impl Unit {
             Self::Milliseconds => format!("{value:.1}"),
             Self::PerSecond if value >= 100_000.0 => format!("{:.0} k", value / 1000.0),
             Self::PerSecond | Self::Count => format!("{value:.0}"),
-            Self::Percent => format!("{value:.1}"),
+            Self::Percent | Self::Microseconds => format!("{value:.1}"),
+            // Where a hundredth matters.
+            Self::Times if (value - 1.0).abs() < 0.05 => format!("{value:.3}"),
             Self::Times => format!("{value:.2}"),
         }
     }
@@ -36,6 +40,7 @@ impl Unit {
         match self {
             Self::Seconds => " s",
             Self::Milliseconds => " ms",
+            Self::Microseconds => " µs",
             Self::PerSecond => "/s",
             Self::Percent => " %",
             Self::Count => "",
