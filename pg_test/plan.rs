@@ -66,8 +66,8 @@ mod tests {
         .expect("imported");
     }
 
-    #[pg_test]
-    fn a_shard_that_becomes_hot_is_split_where_its_rows_are() {
+    /// The lower shard gets too much load.
+    fn orders_with_a_rising_shard() {
         orders();
         Spi::run("INSERT INTO orders SELECT i % 100, 'x' FROM generate_series(1, 5000) i; ANALYZE orders_low").expect("rows");
         import_rise("orders_low");
@@ -75,6 +75,11 @@ mod tests {
         import_waves("orders_high", 450.0);
         Spi::run("SET LOCAL repart.shard_capacity = 1000; SET LOCAL repart.min_shard_size = 0; SET LOCAL repart.dwell = 0")
             .expect("settings");
+    }
+
+    #[pg_test]
+    fn a_shard_that_becomes_hot_is_split_where_its_rows_are() {
+        orders_with_a_rising_shard();
         Spi::run("CREATE TEMP TABLE p AS SELECT * FROM repart_plan('orders')").expect("a plan");
         assert_eq!(
             one::<String>("SELECT action || ' ' || shard FROM p"),
@@ -103,6 +108,21 @@ mod tests {
             plans::latest().expect("plans"),
             Some(one("SELECT plan_id FROM p"))
         );
+    }
+
+    #[pg_test]
+    fn a_step_whose_shard_is_in_use_can_be_applied_later() {
+        orders_with_a_rising_shard();
+        let plan: i64 = one("SELECT plan_id FROM repart_plan('orders')");
+        let apply = format!("SELECT count(*) FROM repart_apply({plan})");
+        let other: i64 = one("SELECT repart_split('orders_low', '10')");
+        assert_eq!(one::<i64>(&apply), 0);
+        Spi::run(&format!("SELECT repart_cancel({other})")).expect("cancelled");
+        assert_eq!(one::<i64>(&apply), 1);
+        let kind = format!("SELECT kind FROM repart.migrations WHERE id > {other}");
+        assert_eq!(one::<String>(&kind), "split");
+        // It is applied once.
+        assert_eq!(one::<i64>(&apply), 0);
     }
 
     /// Neither table passes the limit by itself.

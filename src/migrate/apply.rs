@@ -1,6 +1,6 @@
 //! Carrying out what a plan says: each step becomes a migration.
 
-use pgrx::pg_sys;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use repart_core::plan::{Action, Step};
 
 use crate::catalog::{journal, plans};
@@ -9,13 +9,21 @@ use crate::migrate::queue::{self, Origin};
 use crate::migrate::request::{self, Wanted};
 use crate::pg::{role, txn};
 
-/// Queues the steps of a stored plan that were not queued before; the first step that cannot be queued is
-/// an error. Checks that the caller owns the tables.
+/// Queues the steps of a stored plan that were not queued before. One whose shards another migration is using stays
+/// open, with a warning, for a later call; another one that cannot be queued is an error. Checks that the caller owns
+/// the tables.
 pub fn plan_or_fail(plan: i64) -> Result<Vec<i64>> {
     let mut queued = Vec::new();
     for (number, step) in open_steps(plan)? {
-        if let Some(id) = apply(plan, number, &step)? {
-            queued.push(id);
+        match txn::attempt(|| apply(plan, number, &step)) {
+            Ok(id) => queued.extend(id),
+            Err(Error::InUse { what, hint }) => pgrx::ereport!(
+                PgLogLevel::WARNING,
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                format!("step {number} of plan {plan} was not queued: {what}"),
+                format!("{hint} Then SELECT repart_apply({plan}) again.")
+            ),
+            Err(error) => return Err(error),
         }
     }
     Ok(queued)
