@@ -114,15 +114,19 @@ fn reverse_of(job: &Job, number: i64, made: &[pg_sys::Oid]) -> Result<Migration>
     })
 }
 
-/// The migration's own triggers, whose log ends with it.
+/// The migration's own triggers, whose log ends with it, and those of older ones, which do nothing any more and could
+/// not be dropped yet because somebody used the shard.
 fn drop_capture(job: &Job) -> Result<()> {
-    for n in 0..job.migration.spec.sources.len() {
-        let table = names::retired(job.id(), n);
-        for trigger in names::capture_triggers(job.id()) {
-            spi::execute(&format!("DROP TRIGGER IF EXISTS {trigger} ON {table}"))?;
-        }
-    }
-    Ok(())
+    let drops: Vec<String> = spi::query(
+        "SELECT pg_catalog.format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass)
+           FROM pg_catalog.pg_trigger
+          WHERE tgrelid = ANY ($1) AND NOT tgisinternal AND tgname LIKE 'repart\\_capture\\_%'",
+        &[job.source_oids().into()],
+        |row| row.get(1),
+    )?;
+    drops
+        .iter()
+        .try_for_each(|drop| spi::execute(drop).map(|_| ()))
 }
 
 /// What old shards have that would notice what is written to them behind the users' backs, or that their way

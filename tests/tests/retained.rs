@@ -123,6 +123,34 @@ fn old_shards_go_when_a_later_migration_takes_their_replacement() {
     );
 }
 
+/// What follows the older ones is silenced then, and dropped once nobody uses the shard any more.
+#[test]
+fn old_shards_are_kept_where_those_before_them_could_not_be_dropped_as_a_whole() {
+    let cluster = Cluster::with_repart(&["repart.retain_source = '1h'"]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[3_000], KEYS);
+    let first = session.queue("repart_split('orders1', '1000')");
+    session.wait_done(first);
+    let mut open = cluster.connect("postgres");
+    open.batch_execute("BEGIN; SELECT count(*) FROM orders")
+        .unwrap();
+    session.hold_at("copying");
+    let lowest = names(&mut session, "orders")[0].clone();
+    let second = session.queue(&format!("repart_split('{lowest}', '500')"));
+    session.wait_held("copying");
+    let capturing =
+        "SELECT count(DISTINCT tgfoid) FROM pg_trigger WHERE tgname LIKE 'repart\\_capture\\_%'";
+    assert_eq!(session.number(capturing), 2);
+    open.batch_execute("COMMIT").unwrap();
+    session.release();
+    session.wait_done(second);
+    let back = revert(&mut session, second);
+    assert_eq!(rows_copied(&mut session, back), 0);
+    expire(&mut session);
+    assert_nothing_left(&mut session);
+    assert_sound(&mut session, "orders");
+}
+
 #[test]
 fn old_shards_go_when_the_definition_changes() {
     gives_up_when(

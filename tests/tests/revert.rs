@@ -49,12 +49,12 @@ fn there_and_back(settings: &[&str], copies: bool) {
             names(&mut session, "orders"),
             ["orders1", "orders2", "orders3"]
         );
-        assert_eq!(rows_copied(&mut session, back) > 0, copies, "{call}");
+        assert_copies(&mut session, back, copies, call);
         workload.proceed(100);
         let again = revert(&mut session, back);
         assert_eq!(session.bounds("orders"), bounds, "{call}");
         assert_eq!(names(&mut session, "orders"), made);
-        assert_eq!(rows_copied(&mut session, again) > 0, copies, "{call}");
+        assert_copies(&mut session, again, copies, call);
         revert(&mut session, again);
         assert_eq!(
             names(&mut session, "orders"),
@@ -65,6 +65,12 @@ fn there_and_back(settings: &[&str], copies: bool) {
     expire(&mut session);
     assert_nothing_left(&mut session);
     assert_sound(&mut session, "orders");
+}
+
+fn assert_copies(session: &mut Session, id: i64, copies: bool, call: &str) {
+    let rows = rows_copied(session, id);
+    let events = session.texts("SELECT message FROM repart.events ORDER BY id");
+    assert_eq!(rows > 0, copies, "{call}: {rows} rows: {events:#?}");
 }
 
 #[test]
