@@ -115,6 +115,7 @@ mod tests {
         orders_with_a_rising_shard();
         let plan: i64 = one("SELECT plan_id FROM repart_plan('orders')");
         let apply = format!("SELECT count(*) FROM repart_apply({plan})");
+        Spi::run("SET LOCAL repart.allow_blocking = on").expect("settings");
         let other: i64 = one("SELECT repart_split('orders_low', '10')");
         assert_eq!(one::<i64>(&apply), 0);
         Spi::run(&format!("SELECT repart_cancel({other})")).expect("cancelled");
