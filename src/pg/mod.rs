@@ -18,6 +18,7 @@ pub mod opclass;
 pub mod parse;
 pub mod partition;
 pub mod preload;
+pub mod raw;
 pub mod regclass;
 pub mod relation;
 pub mod role;

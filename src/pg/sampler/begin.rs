@@ -10,7 +10,8 @@ use super::directory;
 use super::memory::Memory;
 use super::process::{KNOWN_FOR, KeyColumn, Kind, Known, Process, Touch, process};
 use super::walk::{self, Found};
-use super::{hosted, raw, statistics};
+use super::{hosted, statistics};
+use crate::pg::raw;
 use crate::settings;
 
 /// Whether a relation can be a shard: a partition, here or on another server, or a table that another server has
@@ -104,7 +105,7 @@ unsafe fn changes_partitions(query: *const pg_sys::QueryDesc) -> bool {
     // SAFETY: the list holds what it says; its relations are open.
     unsafe {
         let opened = (*(*query).estate).es_opened_result_relations;
-        walk::elements::<pg_sys::ResultRelInfo>(opened).any(|result| {
+        raw::elements::<pg_sys::ResultRelInfo>(opened).any(|result| {
             let relation = (*result).ri_RelationDesc;
             may_be_shard(relation)
                 || (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE

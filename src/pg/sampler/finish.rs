@@ -11,7 +11,8 @@ use super::memory::{Memory, Slot};
 use super::pairs;
 use super::process::{Frame, Kind, Process, Scan, Share, Touch, process};
 use super::statistics;
-use super::{inserted, raw, sampling, walk};
+use super::{clock, inserted, sampling};
+use crate::pg::raw;
 
 /// Whether the statement has written to shards of which more must be known first.
 ///
@@ -50,7 +51,7 @@ unsafe fn results(
     unsafe {
         let state = (*query).estate;
         let of = |list: *mut pg_sys::List, routed: bool| {
-            walk::elements::<pg_sys::ResultRelInfo>(list)
+            raw::elements::<pg_sys::ResultRelInfo>(list)
                 .map(move |result| ((*result).ri_RelationDesc, routed))
         };
         of((*state).es_opened_result_relations, false)
@@ -59,12 +60,11 @@ unsafe fn results(
     }
 }
 
-/// Counts a statement that ends; returns whether keys of rows that it inserted are to be sampled. `now` is a time
-/// in ns.
+/// Counts a statement that ends; returns whether keys of rows that it inserted are to be sampled.
 ///
 /// # Safety
 /// The statement was set up, and has not ended; [`must_look_up`] said no, or it was done.
-pub unsafe fn count(memory: &Memory, query: *const pg_sys::QueryDesc, now: u64) -> bool {
+pub unsafe fn count(memory: &Memory, query: *const pg_sys::QueryDesc) -> bool {
     // SAFETY: see the contract.
     unsafe {
         let process = process();
@@ -73,7 +73,7 @@ pub unsafe fn count(memory: &Memory, query: *const pg_sys::QueryDesc, now: u64) 
         };
         let mut frame = process.frames.remove(position);
         if frame.writes && frame.running_since != 0 {
-            frame.ran = now.saturating_sub(frame.running_since);
+            frame.ran = clock().saturating_sub(frame.running_since);
         }
         process.shares.clear();
         for touch in &frame.touches {

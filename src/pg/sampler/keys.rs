@@ -9,9 +9,9 @@ use pgrx::varlena;
 
 use super::begin::{is_foreign, may_be_shard};
 use super::process::{KeyColumn, Scan, process};
-use super::raw;
 use super::reservoir::{KEY_BYTES, Key};
 use super::walk;
+use crate::pg::raw;
 
 /// Keys that one scan of one statement gives at most, each for as many rows.
 const KEPT: usize = 8;

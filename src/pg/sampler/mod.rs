@@ -34,7 +34,6 @@ mod keys;
 mod memory;
 mod pairs;
 mod process;
-mod raw;
 pub mod read;
 mod reservoir;
 mod sampling;
@@ -48,6 +47,7 @@ use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
 
+use crate::pg::raw;
 use memory::memory;
 use process::process;
 
@@ -198,7 +198,7 @@ unsafe extern "C-unwind" fn executor_end(query: *mut pg_sys::QueryDesc) {
             if quietly(|| finish::must_look_up(memory, query)) {
                 begin::look_up();
             }
-            if quietly(|| finish::count(memory, query, clock())) {
+            if quietly(|| finish::count(memory, query)) {
                 finish::sample_inserted();
             }
         }

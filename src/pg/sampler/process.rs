@@ -220,10 +220,14 @@ static OWN: Own = Own(UnsafeCell::new(None));
 #[inline]
 pub unsafe fn process() -> &'static mut Process {
     // SAFETY: see the contract and `Own`.
-    unsafe { (*OWN.0.get()).get_or_insert_with(Process::new) }
+    match unsafe { &mut *OWN.0.get() } {
+        Some(process) => process,
+        missing => missing.insert(Process::new()),
+    }
 }
 
 impl Process {
+    #[cold]
     fn new() -> Self {
         // SAFETY: globals of this process.
         let seed =

@@ -6,8 +6,8 @@ use super::begin::name_of;
 use super::decay;
 use super::memory::{Area, Memory, Slot};
 use super::process::{Process, Share};
-use super::raw;
 use super::reservoir::Key;
+use crate::pg::raw;
 use crate::settings;
 
 /// Keys sampled within some half-lives that make a shard a hot one.

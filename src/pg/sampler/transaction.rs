@@ -7,7 +7,8 @@ use pgrx::pg_sys;
 use super::memory::memory;
 use super::pairs::{self, MAX_TOGETHER};
 use super::process::process;
-use super::{finish, quietly, raw};
+use super::{finish, quietly};
+use crate::pg::raw;
 
 /// Registers the callbacks; once per server.
 pub fn register() {

@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
 use super::process::Scan;
+use crate::pg::raw::elements;
 
 /// A scan of a table or an index.
 pub struct Found {
@@ -34,23 +35,6 @@ pub unsafe fn scans(query: *const pg_sys::QueryDesc, visit: &mut dyn FnMut(Found
             walk(subplan, std::ptr::null(), visit);
         }
     }
-}
-
-/// The elements of a list of pointers, which may be null.
-///
-/// # Safety
-/// The list must be one of pointers to `T`, and stay as it is.
-pub unsafe fn elements<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
-    // SAFETY: see the contract; null is the empty list.
-    let (cells, length) = unsafe {
-        list.as_ref().map_or((std::ptr::null_mut(), 0), |list| {
-            (list.elements, list.length)
-        })
-    };
-    (0..usize::try_from(length).unwrap_or(0)).map(move |position| {
-        // SAFETY: the position is below the list's length.
-        unsafe { (*cells.add(position)).ptr_value.cast::<T>() }
-    })
 }
 
 unsafe fn walk(node: *mut pg_sys::PlanState, workers: *const i32, visit: &mut dyn FnMut(Found)) {

@@ -13,10 +13,10 @@
 
 use std::cell::RefCell;
 
-use pgrx::{PgList, pg_sys};
+use pgrx::pg_sys;
 
 use super::{full_id, refuse, standby};
-use crate::pg::preload;
+use crate::pg::{preload, raw};
 
 /// The snapshot of the first statement of a transaction that may have used another server.
 struct First {
@@ -202,6 +202,40 @@ unsafe fn has_foreign_partition(table: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether [`look`] has anything to do for a plan: whether it reads foreign tables, or may route rows to some.
+///
+/// # Safety
+/// The plan must be valid.
+pub unsafe fn may_concern(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: see the contract; the range table of a plan is a list of range table entries.
+    unsafe {
+        let routes = writes(plan);
+        raw::elements::<pg_sys::RangeTblEntry>((*plan).rtable).any(|entry| {
+            is_kind(entry, pg_sys::RELKIND_FOREIGN_TABLE)
+                || routes && is_kind(entry, pg_sys::RELKIND_PARTITIONED_TABLE)
+        })
+    }
+}
+
+/// Whether a plan may write rows to where it finds the place for them.
+unsafe fn writes(plan: *const pg_sys::PlannedStmt) -> bool {
+    // SAFETY: a valid plan.
+    unsafe {
+        (*plan).hasModifyingCTE
+            || matches!(
+                (*plan).commandType,
+                pg_sys::CmdType::CMD_INSERT
+                    | pg_sys::CmdType::CMD_UPDATE
+                    | pg_sys::CmdType::CMD_MERGE
+            )
+    }
+}
+
+unsafe fn is_kind(entry: *const pg_sys::RangeTblEntry, kind: u8) -> bool {
+    // SAFETY: a valid entry.
+    unsafe { (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION && (*entry).relkind as u8 == kind }
+}
+
 /// Raises 40001 if the statement would read a foreign shard on a remote snapshot that may be older than its cutover.
 ///
 /// # Safety
@@ -213,27 +247,15 @@ pub unsafe fn look(query: *mut pg_sys::QueryDesc) {
             return;
         }
         let plan = (*query).plannedstmt;
-        let writes = (*plan).hasModifyingCTE
-            || matches!(
-                (*plan).commandType,
-                pg_sys::CmdType::CMD_INSERT
-                    | pg_sys::CmdType::CMD_UPDATE
-                    | pg_sys::CmdType::CMD_MERGE
-            );
-        let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*plan).rtable);
-        let is_kind = |entry: &*mut pg_sys::RangeTblEntry, kind: u8| {
-            (**entry).rtekind == pg_sys::RTEKind::RTE_RELATION && (**entry).relkind as u8 == kind
+        let of_kind = |kind: u8| {
+            raw::elements::<pg_sys::RangeTblEntry>((*plan).rtable)
+                .filter(move |entry| is_kind(*entry, kind))
         };
-        let mut foreign = entries
-            .iter_ptr()
-            .filter(|entry| is_kind(entry, pg_sys::RELKIND_FOREIGN_TABLE))
-            .peekable();
+        let mut foreign = of_kind(pg_sys::RELKIND_FOREIGN_TABLE).peekable();
         if foreign.peek().is_none() {
             // Rows may be routed to a foreign partition, which is not in the plan.
-            if writes {
-                let partitioned: Vec<pg_sys::Oid> = entries
-                    .iter_ptr()
-                    .filter(|entry| is_kind(entry, pg_sys::RELKIND_PARTITIONED_TABLE))
+            if writes(plan) {
+                let partitioned: Vec<pg_sys::Oid> = of_kind(pg_sys::RELKIND_PARTITIONED_TABLE)
                     .map(|entry| (*entry).relid)
                     .collect();
                 if !partitioned.is_empty() {

@@ -33,11 +33,10 @@ mod recent;
 mod standby;
 mod utility;
 
-use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 use pgrx::{PgList, pg_sys};
 
-use crate::pg::{preload, shared};
+use crate::pg::{preload, raw, shared};
 pub use recent::Cutovers;
 
 /// Notes that the running transaction cuts these relations over. To be called while it holds ACCESS
@@ -88,20 +87,44 @@ pub fn install() {
     utility::install();
 }
 
-#[pg_guard]
+/// An error of PostgreSQL passes through it as through C: it holds nothing that would have to be dropped.
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     // SAFETY: PostgreSQL passes a valid query descriptor; the previous hook gets the same arguments.
     unsafe {
         // EXPLAIN without ANALYZE reads nothing.
-        if flags as u32 & pg_sys::EXEC_FLAG_EXPLAIN_ONLY == 0 {
-            check(query);
-            foreign::look(query);
+        if flags as u32 & pg_sys::EXEC_FLAG_EXPLAIN_ONLY == 0 && must_look(query) {
+            look(query);
         }
         match PREVIOUS {
-            Some(previous) => pg_guard_ffi_boundary(|| previous(query, flags)),
-            // pgrx has put a guard around it already; a second one would abort on an error.
-            None => pg_sys::standard_ExecutorStart(query, flags),
+            Some(previous) => previous(query, flags),
+            None => raw::standard_ExecutorStart(query, flags),
         }
+    }
+}
+
+/// Whether there is anything to look at: for most statements there is not, and they are spared the guard that pgrx puts
+/// around what may raise an error.
+///
+/// # Safety
+/// `query` must be a valid query descriptor.
+#[inline]
+unsafe fn must_look(query: *const pg_sys::QueryDesc) -> bool {
+    // SAFETY: see the contract.
+    unsafe {
+        let snapshot = (*query).snapshot;
+        utility::is_fresh()
+            || shared::newest_cutover() != 0
+            || !snapshot.is_null() && (*snapshot).takenDuringRecovery
+            || foreign::may_concern((*query).plannedstmt)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn look(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: a valid query descriptor.
+    unsafe {
+        check(query);
+        foreign::look(query);
     }
 }
 

@@ -23,6 +23,12 @@ pub fn take_fresh() -> bool {
     sent_at != 0 && sent_at == statement_time()
 }
 
+/// Whether a utility has begun, perhaps long ago, and started no plan yet.
+#[inline]
+pub fn is_fresh() -> bool {
+    FRESH.get() != 0
+}
+
 fn statement_time() -> pg_sys::TimestampTz {
     // SAFETY: reads a variable of this process.
     unsafe { pg_sys::GetCurrentStatementStartTimestamp() }

@@ -1,4 +1,4 @@
-//! Functions of PostgreSQL that raise no error, or whose errors may pass through: without the guards that pgrx puts
+//! For hooks through which every statement goes: functions of PostgreSQL that raise no error, or whose errors may pass through: without the guards that pgrx puts
 //! around each, which cost more than the functions themselves.
 
 use std::ffi::c_int;
@@ -39,4 +39,21 @@ pub fn statement_time() -> i64 {
 pub fn nest_level() -> i32 {
     // SAFETY: reads a variable of this process.
     unsafe { GetCurrentTransactionNestLevel() }
+}
+
+/// The elements of a list of pointers, which may be null.
+///
+/// # Safety
+/// The list must be one of pointers to `T`, and stay as it is.
+pub unsafe fn elements<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: see the contract; null is the empty list.
+    let (cells, length) = unsafe {
+        list.as_ref().map_or((std::ptr::null_mut(), 0), |list| {
+            (list.elements, list.length)
+        })
+    };
+    (0..usize::try_from(length).unwrap_or(0)).map(move |position| {
+        // SAFETY: the position is below the list's length.
+        unsafe { (*cells.add(position)).ptr_value.cast::<T>() }
+    })
 }
