@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, Config, NoTls};
 
+use crate::namespace::{Machine, NET};
 use crate::run_dir::{RunDir, as_server_user, run};
 use crate::wait::{LONG, wait_for, wait_until};
 
@@ -37,6 +38,8 @@ pub struct Cluster {
     run_dir: Arc<RunDir>,
     name: String,
     port: u16,
+    /// Where it runs, if not simply here.
+    machine: Option<Machine>,
 }
 
 static STARTED: AtomicU32 = AtomicU32::new(0);
@@ -44,6 +47,12 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 impl Cluster {
     /// Starts one with lines to add to `postgresql.conf`.
     pub fn start(settings: &[&str]) -> Self {
+        Self::start_on(None, settings)
+    }
+
+    /// The same on a machine of a network of the test's own, if one is given. Its sockets are where those of the others
+    /// are: the test reaches it whatever becomes of that network.
+    pub fn start_on(machine: Option<Machine>, settings: &[&str]) -> Self {
         let run_dir = RunDir::get();
         let name = format!(
             "c{}-{}",
@@ -54,6 +63,7 @@ impl Cluster {
             run_dir,
             name,
             port: free_port(),
+            machine,
         };
         let mut copy = as_server_user("cp");
         copy.arg("-a")
@@ -61,13 +71,22 @@ impl Cluster {
             .arg(cluster.data_dir());
         run(copy);
         cluster.configure(settings);
+        if cluster.machine.is_some() {
+            cluster.append("postgresql.conf", "listen_addresses = '*'");
+            cluster.append("pg_hba.conf", &format!("host all all {NET} trust"));
+        }
         cluster.pg_ctl(&["start"]);
         cluster
     }
 
     /// [`Cluster::start`], with the extension created in the database `postgres`.
     pub fn with_repart(settings: &[&str]) -> Self {
-        let cluster = Self::start(settings);
+        Self::with_repart_on(None, settings)
+    }
+
+    /// [`Cluster::start_on`], with the extension created in the database `postgres`.
+    pub fn with_repart_on(machine: Option<Machine>, settings: &[&str]) -> Self {
+        let cluster = Self::start_on(machine, settings);
         let created = cluster
             .connect("postgres")
             .batch_execute("CREATE EXTENSION repart");
@@ -76,7 +95,6 @@ impl Cluster {
     }
 
     fn configure(&self, settings: &[&str]) {
-        use std::io::Write;
         let mut lines = vec![
             format!("port = {}", self.port),
             "listen_addresses = '127.0.0.1'".to_owned(),
@@ -96,9 +114,15 @@ impl Cluster {
             "statement_timeout = 120s".to_owned(),
         ];
         lines.extend(settings.iter().map(|&line| line.to_owned()));
+        self.append("postgresql.conf", &lines.join("\n"));
+    }
+
+    /// Adds lines to one of its files.
+    fn append(&self, file: &str, lines: &str) {
+        use std::io::Write;
         let mut tee = as_server_user("tee")
             .arg("-a")
-            .arg(self.data_dir().join("postgresql.conf"))
+            .arg(self.data_dir().join(file))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -106,7 +130,7 @@ impl Cluster {
         tee.stdin
             .take()
             .unwrap()
-            .write_all((lines.join("\n") + "\n").as_bytes())
+            .write_all(format!("{lines}\n").as_bytes())
             .unwrap();
         assert!(tee.wait().unwrap().success());
     }
@@ -133,7 +157,11 @@ impl Cluster {
     }
 
     fn try_pg_ctl(&self, arguments: &[&str]) -> bool {
-        let mut command = as_server_user(self.run_dir.program("pg_ctl"));
+        let pg_ctl = self.run_dir.program("pg_ctl");
+        let mut command = match &self.machine {
+            Some(machine) => machine.as_server_user(&pg_ctl),
+            None => as_server_user(pg_ctl),
+        };
         command
             .arg("-D")
             .arg(self.data_dir())
@@ -188,6 +216,15 @@ impl Cluster {
             self.run_dir.path().display(),
             self.port
         )
+    }
+
+    /// As above, over the network of the test's own that it is in.
+    pub fn distant_options(&self, database: &str) -> Option<String> {
+        let address = self.machine.as_ref()?.address();
+        let port = self.port;
+        Some(format!(
+            "host '{address}', port '{port}', dbname '{database}'"
+        ))
     }
 
     /// A new session.
@@ -274,6 +311,7 @@ impl Cluster {
             run_dir: Arc::clone(&self.run_dir),
             name: format!("{}-standby", self.name),
             port: free_port(),
+            machine: None,
         };
         let mut backup = as_server_user(self.run_dir.program("pg_basebackup"));
         backup.arg("-h").arg(self.run_dir.path());

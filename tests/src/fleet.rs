@@ -3,6 +3,8 @@
 use postgres::error::DbError;
 
 use crate::cluster::Cluster;
+use crate::namespace::Network;
+use crate::proxy::Proxy;
 use crate::repart::Session;
 use crate::wait::{LONG, wait_until};
 
@@ -15,6 +17,16 @@ pub struct Fleet {
     pub north: Cluster,
     /// A server without.
     pub south: Cluster,
+    /// What is between the coordinator and `north`, if anything is. Last: it is taken down when they are gone.
+    way: Option<Way>,
+}
+
+/// A way between two servers that can be cut off.
+enum Way {
+    /// A router in a network namespace.
+    Routed(Network),
+    /// A process that passes bytes on, where there are no such namespaces.
+    Proxied(Proxy),
 }
 
 impl Fleet {
@@ -28,20 +40,82 @@ impl Fleet {
         Self::of(settings, bare())
     }
 
+    /// The same with a network between the coordinator and `north` that can be cut off: by a router in a network
+    /// namespace that drops packets, or else, where none can be made, by a proxy. With lines to add to
+    /// `postgresql.conf` of all three, and of the nodes.
+    pub fn apart(settings: &[&str], of_nodes: &[&str]) -> Self {
+        let network = Network::build().inspect_err(|reason| {
+            println!("no network namespaces here, a proxy cuts off instead: {reason}");
+        });
+        let machine = |n| network.as_ref().ok().map(|network| network.machine(n));
+        let mut on_nodes = of_nodes.to_vec();
+        on_nodes.push("shared_preload_libraries = ''");
+        let coordinator = Cluster::with_repart_on(machine(0), settings);
+        let north = Cluster::with_repart_on(machine(1), of_nodes);
+        let south = Cluster::start(&on_nodes);
+        let way = match network {
+            Ok(network) => Way::Routed(network),
+            Err(_) => Way::Proxied(Proxy::to(north.port())),
+        };
+        let to_north = north.distant_options("postgres").unwrap_or_else(|| {
+            let port = match &way {
+                Way::Proxied(proxy) => proxy.port(),
+                Way::Routed(_) => north.port(),
+            };
+            format!("host '127.0.0.1', port '{port}', dbname 'postgres'")
+        });
+        let fleet = Self {
+            coordinator,
+            north,
+            south,
+            way: Some(way),
+        };
+        // What hangs must notice when the other end is gone for good: PostgreSQL's own connections are left to that.
+        fleet.join(&format!("{to_north}, keepalives_idle '1'"));
+        fleet
+    }
+
     fn of(settings: &[&str], north: Cluster) -> Self {
         let fleet = Self {
             coordinator: Cluster::with_repart(settings),
             north,
             south: bare(),
+            way: None,
         };
+        fleet.join(&fleet.north.server_options("postgres"));
         fleet
-            .coordinator
+    }
+
+    /// Tells the coordinator of the servers.
+    fn join(&self, to_north: &str) {
+        self.coordinator
             .connect("postgres")
             .batch_execute("CREATE EXTENSION postgres_fdw")
             .unwrap();
-        fleet.create_server("north", &fleet.north.server_options("postgres"));
-        fleet.create_server("south", &fleet.south.server_options("postgres"));
-        fleet
+        self.create_server("north", to_north);
+        self.create_server("south", &self.south.server_options("postgres"));
+    }
+
+    /// From now on nothing passes between the coordinator and `north`: connections hang.
+    ///
+    /// # Panics
+    /// Panics if the fleet was not started for that.
+    pub fn cut_off_north(&self) {
+        match self.way.as_ref().expect("a way to north") {
+            Way::Routed(network) => network.cut(),
+            Way::Proxied(proxy) => proxy.cut(),
+        }
+    }
+
+    /// Everything passes again.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn mend_way_to_north(&self) {
+        match self.way.as_ref().expect("a way to north") {
+            Way::Routed(network) => network.mend(),
+            Way::Proxied(proxy) => proxy.mend(),
+        }
     }
 
     /// Makes a foreign server on the coordinator, with a user mapping for everybody.

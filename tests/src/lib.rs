@@ -2,8 +2,9 @@
 //!
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
-//! - [`fleet`]: a coordinator with nodes and a replica of one; [`proxy`] cuts one off;
+//! - [`fleet`]: a coordinator with nodes and a replica of one; [`namespace`] or [`proxy`] cuts one off;
 //! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
+//! - [`moves`]: the same for migrations in which nodes have a part;
 //! - [`disk`]: a small file system to fill;
 //! - [`snapshot`]: transactions that are older than a cutover;
 //! - [`aftermath`]: what must not be left when a migration has ended;
@@ -26,6 +27,8 @@ pub mod disk;
 pub mod family;
 pub mod fleet;
 pub mod matrix;
+pub mod moves;
+pub mod namespace;
 pub mod proxy;
 pub mod repart;
 pub mod run_dir;

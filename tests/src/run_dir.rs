@@ -137,12 +137,14 @@ fn installed_tree() -> PathBuf {
     cache.join("repart/pg").join(major())
 }
 
-fn is_root() -> bool {
+/// Whether this process may do anything.
+pub fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }
 
-fn server_user() -> String {
+/// The user that owns the servers.
+pub fn server_user() -> String {
     std::env::var("REPART_SERVER_USER").unwrap_or_else(|_| "postgres".to_owned())
 }
 

@@ -218,10 +218,7 @@ impl Ends {
                     spi::quote_identifier(owner)
                 ))?;
             }
-            End::There(link) if !link.has_keys => {
-                link.ask(&create)?;
-            }
-            End::There(_) => {}
+            End::There(link) => link.make_keys(&create)?,
         }
         Ok(name)
     }
@@ -229,7 +226,7 @@ impl Ends {
     /// Remembers that the table for keys is there, once that is committed.
     pub fn keep_keys(&mut self) {
         if let End::There(link) = &mut self.target {
-            link.has_keys = true;
+            link.keep_keys();
         }
     }
 

@@ -29,8 +29,18 @@ pub struct Link {
     conninfo: Conninfo,
     silence: Duration,
     deadline: Option<Instant>,
-    /// Whether the table for keys was made in this session.
-    pub has_keys: bool,
+    keys: Keys,
+}
+
+/// Whether a session has the table for keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// It was not made.
+    Missing,
+    /// It was made by the running transaction.
+    Made,
+    /// It is there to stay.
+    Kept,
 }
 
 /// Settings of the session on which a migration depends. What it reads and writes there is no load of the shard, as here;
@@ -65,7 +75,7 @@ impl Link {
             conninfo,
             silence,
             deadline: Some(Instant::now() + silence),
-            has_keys: false,
+            keys: Keys::Missing,
         };
         link.ask(SESSION)?;
         Ok(link)
@@ -105,6 +115,22 @@ impl Link {
     /// The first column of the first row.
     pub fn value(&mut self, sql: &str) -> Result<Option<String>> {
         Ok(self.ask(sql)?.get(0, 0))
+    }
+
+    /// Makes the table for keys by this statement, unless the session has it.
+    pub fn make_keys(&mut self, create: &str) -> Result<()> {
+        if self.keys == Keys::Missing {
+            self.ask(create)?;
+            self.keys = Keys::Made;
+        }
+        Ok(())
+    }
+
+    /// Remembers that what was made is committed. A transaction that does not get so far ends with the session.
+    pub fn keep_keys(&mut self) {
+        if self.keys == Keys::Made {
+            self.keys = Keys::Kept;
+        }
     }
 
     /// From here on the node is waited for until `deadline` only; `None`: as long as it is alive.

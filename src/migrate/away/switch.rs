@@ -12,7 +12,7 @@ use crate::migrate::away::capture;
 use crate::migrate::away::ends::{End, Ends, SCHEMA, private};
 use crate::migrate::away::link::Link;
 use crate::migrate::job::Job;
-use crate::migrate::names;
+use crate::migrate::{hold, names};
 use crate::migrate::target::rights;
 use crate::pg::{on_commit, relation, role, spi, txn};
 use crate::settings;
@@ -116,6 +116,7 @@ pub fn finish_prepared(migration: &Migration) -> Result<()> {
             if is_prepared.len() > 0 {
                 link.ask(&Decision::Commit.command(&gid))?;
             }
+            hold::inside(migration.id, "told");
             two_phase::forget(&gid)
         })?;
     }

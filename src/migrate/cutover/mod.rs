@@ -17,7 +17,7 @@ use crate::catalog::{control, cutovers};
 use crate::error::Result;
 use crate::migrate::away::{self, Links};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, default_partition, locks, obstacle, preflight, retain, verify};
+use crate::migrate::{capture, default_partition, hold, locks, obstacle, preflight, retain, verify};
 use crate::pg::{guc, relation, snapshot_guard, spi};
 
 use publish::Model;
@@ -62,6 +62,7 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
         let ends = links.open(job)?;
         away::switch::hurry(ends);
         away::switch::lock_out(ends)?;
+        hold::inside(job.id(), "locked");
     }
     for job in jobs {
         let wanted = job.public_relations()?;

@@ -54,7 +54,9 @@ impl Drive {
         let ends = self.links.open(job)?;
         if !job.migration.position.deduplicated {
             txn::run_at(txn::Isolation::RepeatableRead, || {
-                away::copy::deduplicate(job, ends)
+                away::copy::deduplicate(job, ends)?;
+                hold::inside(self.id, "deduplicated");
+                Ok(())
             })?;
             return Ok(Next::Continue);
         }

@@ -18,7 +18,7 @@ pub struct Moment {
 }
 
 /// Points at which the mover has locks on the shards that clients wait for.
-const LOCKED: &[&str] = &["captured", "blocking", "switched"];
+const LOCKED: &[&str] = &["captured", "blocking", "locked", "switched"];
 
 impl Moment {
     fn of_state(state: State) -> Self {
@@ -28,8 +28,16 @@ impl Moment {
         }
     }
 
-    /// The moments of these states that a scenario has.
-    pub fn all_of(scenario: &Scenario, states: &[State]) -> Vec<Self> {
+    /// None at which anything is held: for what is to run undisturbed.
+    pub fn none() -> Self {
+        Self {
+            state: State::Done,
+            point: "undisturbed".to_owned(),
+        }
+    }
+
+    /// The moments of these states, with finer ones.
+    pub fn all_of(finer: &[(State, &str)], states: &[State]) -> Vec<Self> {
         let mut moments: Vec<Self> = Vec::new();
         for &state in states {
             let moment = Self::of_state(state);
@@ -37,7 +45,7 @@ impl Moment {
                 moments.push(moment);
             }
         }
-        let finer = scenario.moments.iter();
+        let finer = finer.iter();
         let finer = finer.filter(|(state, _)| states.contains(state));
         moments.extend(finer.map(|&(state, point)| Self {
             state,
@@ -64,7 +72,7 @@ impl Moment {
     }
 
     /// Whether it is between two steps, so that the journal can say so.
-    fn is_outside(&self) -> bool {
+    pub fn is_outside(&self) -> bool {
         self.name() == self.state.as_str()
     }
 }

@@ -111,7 +111,7 @@ fn cells_to_run(
         let mut new = observed::edges(session, id);
         new.retain(|edge| !reached.contains(edge));
         let states: Vec<State> = new.iter().flat_map(|&(from, to)| [from, to]).collect();
-        let moments = Moment::all_of(&scenario, &states);
+        let moments = Moment::all_of(scenario.moments, &states);
         cells.extend(moments.into_iter().map(|moment| (scenario, moment)));
         reached.extend(new);
         session.run(&format!("DROP TABLE {table}"));

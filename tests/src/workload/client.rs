@@ -98,9 +98,14 @@ impl Worker {
         let message = error
             .as_db_error()
             .map_or_else(|| error.to_string(), ToString::to_string);
-        self.report
-            .errors
-            .push(format!("{state} in {}: {message}", operation.name));
+        let error = format!("{state} in {}: {message}", operation.name);
+        self.shared.note(&error);
+        self.report.errors.push(error);
+    }
+
+    fn complain(&mut self, wrong: String) {
+        self.shared.note(&wrong);
+        self.report.wrong.push(wrong);
     }
 
     fn connect(&self) -> Connection {
@@ -161,7 +166,7 @@ impl Worker {
             Statement::Range(from, to) => self.memory.range(*from, to + 1),
             write => {
                 if rows.len() != 1 {
-                    self.report.wrong.push(format!(
+                    self.complain(format!(
                         "{write:?} of {} changed {} rows",
                         operation.name,
                         rows.len()
@@ -175,7 +180,7 @@ impl Worker {
             let place = connection.backend();
             let missing: Vec<_> = expected.iter().filter(|row| !found.contains(row)).collect();
             let surplus: Vec<_> = found.iter().filter(|row| !expected.contains(row)).collect();
-            self.report.wrong.push(format!(
+            self.complain(format!(
                 "{statement:?} {place} lacks {missing:?} and has instead {surplus:?}, {} rows in all",
                 found.len()
             ));
@@ -214,9 +219,7 @@ impl Worker {
             self.report.committed_in_doubt += 1;
             self.remember(operation);
         } else {
-            self.report
-                .wrong
-                .push(format!("after a crash in {operation:?} there is {found:?}"));
+            self.complain(format!("after a crash in {operation:?} there is {found:?}"));
         }
     }
 }

@@ -9,7 +9,7 @@ pub mod random;
 mod report;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -86,6 +86,15 @@ pub struct Workload {
 struct Shared {
     stop: AtomicBool,
     operations: AtomicU64,
+    /// What was wrong so far.
+    trouble: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    fn note(&self, trouble: &str) {
+        let mut all = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(trouble.to_owned());
+    }
 }
 
 impl Workload {
@@ -127,6 +136,12 @@ impl Workload {
                     || self.threads.iter().any(JoinHandle::is_finished)
             },
         );
+    }
+
+    /// What was wrong so far: answers, and errors that no client may get.
+    pub fn trouble(&self) -> Vec<String> {
+        let all = self.shared.trouble.lock();
+        all.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stops the clients, compares the table with what they remember, and reports.

@@ -1,0 +1,188 @@
+//! The rows of the matrix: one failure after the other, each in every cell.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::cell::Cell;
+use super::kind::{Family, Place};
+use super::plan;
+use super::strike::Strike;
+use crate::aftermath::{assert_nothing_left, assert_nothing_left_on, assert_sound};
+use crate::cluster::Cluster;
+use crate::fleet::Fleet;
+use crate::matrix::cell::Moment;
+use crate::matrix::observed;
+use crate::repart::Session;
+use crate::wait::{LONG, wait_until};
+
+/// Movers for all cells at once, and small batches of small tables.
+const SETTINGS: &[&str] = &[
+    "max_worker_processes = 80",
+    "max_connections = 250",
+    "repart.max_movers = 64",
+    "repart.batch_duration = '10ms'",
+    "repart.max_copy_rate = '4MB'",
+    "repart.sample_interval = '500ms'",
+    "repart.node_timeout = '1s'",
+];
+
+/// Connections of all clients and movers.
+const SETTINGS_OF_NODES: &[&str] = &["max_connections = 400"];
+
+/// For how long a server is away after migrations were let go, at least: several times `repart.node_timeout`.
+const AWAY: Duration = Duration::from_secs(3);
+
+/// Runs these rows of a family.
+///
+/// # Panics
+/// Panics when a cell was not run, or what came of it is not right.
+pub fn run(family: Family, strikes: &[Strike]) {
+    let started = Instant::now();
+    let fleet = Fleet::apart(SETTINGS, SETTINGS_OF_NODES);
+    let replica = fleet.north.standby(&["wal_retrieve_retry_interval = '200ms'"]);
+    let mut session = fleet.session();
+    session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
+    let mut cells = prepare(&fleet, &mut session, family);
+    let took = started.elapsed().as_secs_f64();
+    println!("{family:?}: {} cells prepared in {took:.1} s", cells.len());
+    for strike in strikes {
+        run_row(*strike, &fleet, &replica, &mut session, &mut cells);
+    }
+    for cell in &mut cells {
+        cell.stop_client();
+    }
+    let took = started.elapsed().as_secs_f64();
+    println!("{family:?}: {took:.1} s in all");
+}
+
+/// Lets each kind run undisturbed, and makes a table for each moment that it went through.
+fn prepare(fleet: &Fleet, session: &mut Session, family: Family) -> Vec<Cell> {
+    observed::watch(session);
+    let mut cell = Cell::prepare(fleet, session, family, Moment::none(), 0);
+    let mut reached = Vec::new();
+    let kinds = family.kinds();
+    for _ in kinds {
+        cell.queue(session);
+        cell.wait_done(session);
+        let edges = observed::edges(session, cell.number());
+        reached.extend(edges);
+        cell.assert_right(session);
+        cell.step();
+    }
+    drop_table(fleet, session, &cell);
+    let moments = plan::moments(family, &reached);
+    let steps = 0..kinds.len();
+    let mut cells: Vec<Cell> = steps
+        .flat_map(|step| moments.iter().map(move |moment| (step, moment.clone())))
+        .map(|(step, moment)| Cell::prepare(fleet, session, family, moment, step))
+        .collect();
+    for cell in &mut cells {
+        cell.start_client(session);
+    }
+    cells
+}
+
+/// The table with what it stands for on a node.
+fn drop_table(fleet: &Fleet, session: &mut Session, cell: &Cell) {
+    session.run(&format!("DROP TABLE {}", cell.table));
+    for node in [&fleet.north, &fleet.south] {
+        let mut node = Session::open(node, "postgres");
+        for table in node.texts(
+            "SELECT format('repart_shards.%I', relname) FROM pg_class
+              WHERE relnamespace = to_regnamespace('repart_shards') AND relkind = 'r'",
+        ) {
+            node.run(&format!("DROP TABLE {table}"));
+        }
+    }
+}
+
+fn run_row(
+    strike: Strike,
+    fleet: &Fleet,
+    replica: &Cluster,
+    session: &mut Session,
+    cells: &mut [Cell],
+) {
+    let started = Instant::now();
+    session.set("repart.max_movers", "0");
+    for cell in cells.iter_mut() {
+        cell.queue(session);
+    }
+    let movers = hold_all(session, cells);
+    let held = started.elapsed();
+    strike.inflict(fleet, replica, session, &movers);
+    session.release();
+    let begun = Instant::now();
+    // Who has nothing to do with a server that is away does not wait for it.
+    let (held_up, free): (Vec<_>, Vec<_>) = cells
+        .iter()
+        .partition(|cell| strike.holds_up(cell.kind()));
+    let mut ended = Vec::new();
+    for cell in free {
+        ended.push((cell, cell.wait_ended(session)));
+        cell.assert_no_trouble();
+    }
+    let undisturbed = begun.elapsed();
+    if strike.place().is_some() {
+        sleep(AWAY.saturating_sub(begun.elapsed()));
+    }
+    strike.mend(fleet, replica);
+    for cell in held_up {
+        ended.push((cell, cell.wait_ended(session)));
+    }
+    let recovered = begun.elapsed();
+    strike.forget(fleet);
+    for (cell, migration) in ended {
+        let what = format!("{strike:?}, {:?} at {}", cell.kind(), cell.moment.point);
+        assert_eq!(migration.state, "done", "{what}: {migration:?}");
+        cell.assert_right(session);
+        assert_sound(session, &cell.table);
+    }
+    for cell in cells.iter_mut() {
+        cell.step();
+    }
+    settle(fleet, session, cells);
+    for cell in cells.iter() {
+        cell.proceed(2);
+        cell.assert_no_trouble();
+    }
+    println!(
+        "{strike:?}: {} cells held after {:.1} s; others done {:.1} s, all {:.1} s after it; {:.1} s in all",
+        cells.len(),
+        held.as_secs_f64(),
+        undisturbed.as_secs_f64(),
+        recovered.as_secs_f64(),
+        started.elapsed().as_secs_f64()
+    );
+}
+
+/// Lets all migrations run to their moments, with clients at work; returns the movers.
+fn hold_all(session: &mut Session, cells: &[Cell]) -> Vec<i32> {
+    let held = || cells.iter().filter(|cell| cell.is_held());
+    let list: Vec<String> = held().map(Cell::hold).collect();
+    session.hold_at(&list.join(","));
+    session.set("repart.max_movers", "64");
+    let movers: Vec<i32> = held().map(|cell| cell.wait_held(session)).collect();
+    for cell in held() {
+        if cell.moment.lets_clients_work() {
+            cell.proceed(2);
+        }
+        cell.assert_held(session);
+    }
+    movers
+}
+
+/// Nothing is in doubt, and nothing is left anywhere but the shards.
+fn settle(fleet: &Fleet, session: &mut Session, cells: &[Cell]) {
+    wait_until("nothing to be in doubt", 2 * LONG, || {
+        session.number("SELECT count(*) FROM repart.in_doubt") == 0
+    });
+    wait_until("nothing to be left to be dropped", 2 * LONG, || {
+        session.number("SELECT count(*) FROM repart.node_objects") == 0
+    });
+    for (node, place) in [(&fleet.north, Place::North), (&fleet.south, Place::South)] {
+        let shards: usize = cells.iter().map(|cell| cell.shards_on(place)).sum();
+        assert_nothing_left_on(node, i64::try_from(shards).unwrap());
+    }
+    assert_nothing_left(session);
+}
