@@ -276,7 +276,7 @@ impl Error {
     }
 
     /// Whether another server is away, is going away or is not there yet.
-    fn is_of_lost_server(&self) -> bool {
+    pub fn is_of_lost_server(&self) -> bool {
         use PgSqlErrorCode as Code;
         matches!(
             self.code(),

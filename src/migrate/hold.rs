@@ -10,8 +10,8 @@ use crate::catalog::journal;
 use crate::pg::{background, txn};
 use crate::settings;
 
-/// How often a held mover looks whether it may go on.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often a held mover looks whether it may go on, if nobody tells it that the settings have changed.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Waits while `repart.hold_at` names this point; the journal says so. Outside of a transaction. Returns
 /// whether it waited: what the journal said before may no longer be so.

@@ -1,10 +1,12 @@
 //! The janitor, a job of the observer: keeps old shards up to date while a revert may need them, drops them when
 //! it may not, and drops what migrations had to leave.
 
+use std::collections::BTreeSet;
+
 use crate::catalog::journal::Migration;
 use crate::catalog::node_objects;
 use crate::catalog::retained::{self, Keeper};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::migrate::clean::{self, How};
 use crate::migrate::{away, retain};
 use crate::pg::txn;
@@ -23,8 +25,17 @@ pub fn round() -> Result<()> {
     for number in txn::run(retained::leftovers)? {
         note(txn::run(|| clean::drop_private(number, How::Thoroughly)));
     }
+    let mut silent = BTreeSet::new();
     for made in txn::run(node_objects::leftovers)? {
-        note(away::clean::drop_there(&made));
+        // One that does not answer is waited for once in a round: migrations wait meanwhile to be started.
+        if silent.contains(&made.node) {
+            continue;
+        }
+        let outcome = away::clean::drop_there(&made);
+        if outcome.as_ref().is_err_and(Error::is_of_lost_server) {
+            silent.insert(made.node.clone());
+        }
+        note(outcome);
     }
     first.map_or(Ok(()), Err)
 }

@@ -52,8 +52,21 @@ fn require_usable(node: &Node, access: &Access) -> Result<()> {
     Ok(())
 }
 
+/// How soon a silent connection is tried, and how often before it counts as lost. Without that, the answer of a machine
+/// that lost its memory of the connection (it was restarted, or something in between was) would be waited for for two
+/// hours: to a new connection it answers.
+const KEEPALIVES: [(&str, &str); 3] = [
+    ("keepalives_idle", "5"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "6"),
+];
+
 fn complete(options: Vec<(String, String)>) -> Conninfo {
-    Conninfo::new(options)
+    KEEPALIVES
+        .iter()
+        .fold(Conninfo::new(options), |conninfo, (name, value)| {
+            conninfo.or(name, value)
+        })
         .or("client_encoding", &libpq::database_encoding())
         .or("fallback_application_name", "repart")
 }

@@ -96,6 +96,11 @@ impl Fleet {
         self.create_server("south", &self.south.server_options("postgres"));
     }
 
+    /// Whether it is a network that can be cut off, and no proxy.
+    pub fn has_network(&self) -> bool {
+        matches!(self.way, Some(Way::Routed(_)))
+    }
+
     /// From now on nothing passes between the coordinator and `north`: connections hang.
     ///
     /// # Panics

@@ -57,10 +57,10 @@ impl Network {
                 ip(&["-n", namespace, "link", "set", "lo", "up"])?;
             }
             ip(&["-n", &machine, "route", "add", "default", "via", GATEWAYS[n]])?;
+            // A machine that stops does not go on saying goodbye to whom it was connected to.
+            set(&machine, "tcp_orphan_retries", "1")?;
         }
-        let mut forward = inside(&router, "sh");
-        forward.args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-        succeed(forward)?;
+        set(&router, "ip_forward", "1")?;
         Ok(network)
     }
 
@@ -125,6 +125,13 @@ fn inside(namespace: &str, program: &str) -> Command {
     command.arg(format!("--net=/run/netns/{namespace}"));
     command.arg(program);
     command
+}
+
+/// Sets a parameter of the kernel for a namespace.
+fn set(namespace: &str, name: &str, value: &str) -> Result<(), String> {
+    let mut command = inside(namespace, "sh");
+    command.args(["-c", &format!("echo {value} > /proc/sys/net/ipv4/{name}")]);
+    succeed(command)
 }
 
 fn privileged(program: &str) -> Command {

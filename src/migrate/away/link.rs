@@ -43,11 +43,13 @@ enum Keys {
     Kept,
 }
 
-/// Settings of the session on which a migration depends. What it reads and writes there is no load of the shard, as here;
+/// Settings of the session on which a migration depends. If this server is gone, the node notices before long, and lets
+/// go of the locks. What it reads and writes there is no load of the shard, as here;
 /// a role that may not leave it uncounted has it counted.
 const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = '5s'; SET default_transaction_read_only = off;
     SET default_transaction_isolation = 'read committed'; SET row_security = off; SET client_min_messages = error;
     SET synchronous_commit = on; SET lc_monetary = 'C'; SET jit = off;
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6;
     DO $$ BEGIN PERFORM pg_catalog.set_config('track_counts', 'off', false);
           EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 

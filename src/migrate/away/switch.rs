@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::catalog::journal::Migration;
 use crate::catalog::node_objects;
@@ -92,10 +92,24 @@ pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
     number.hold()?;
     let gid = number.gid(1);
     script += &format!("PREPARE TRANSACTION {}", spi::quote_literal(&gid));
-    link.ask(&script)?;
+    link.ask(&script)
+        .map_err(|error| without_room(&link.node, error))?;
     two_phase::decide_commit(&gid, &link.node, &purpose(job.id()))?;
     on_commit::wake_workers_in_any_case();
     Ok(())
+}
+
+/// A node that has no room for one more prepared transaction has it again soon: that is no reason to give up.
+fn without_room(node: &str, error: Error) -> Error {
+    match error {
+        Error::Sql {
+            code: PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            ..
+        } => Error::Waiting(format!(
+            "waits: node \"{node}\" has as many prepared transactions as max_prepared_transactions allows there"
+        )),
+        other => other,
+    }
 }
 
 fn purpose(migration: i64) -> String {
@@ -116,10 +130,10 @@ pub fn finish_prepared(migration: &Migration) -> Result<()> {
             if is_prepared.len() > 0 {
                 link.ask(&Decision::Commit.command(&gid))?;
             }
-            hold::inside(migration.id, "told");
             two_phase::forget(&gid)
         })?;
     }
+    hold::inside(migration.id, "told");
     Ok(())
 }
 

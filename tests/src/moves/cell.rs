@@ -58,7 +58,7 @@ impl Cell {
     pub fn start_client(&mut self, session: &Session) {
         let options = Options {
             clients: 1,
-            pause: Duration::from_millis(100),
+            pause: Duration::from_millis(400),
             ..Options::new(&self.table, KEYS)
         };
         let options = options.with_nodes().with_crashes();
@@ -98,10 +98,16 @@ impl Cell {
         })
     }
 
-    /// Lets the client do something more.
-    pub fn proceed(&self, operations: u64) {
+    /// How many operations its client will have done after so many more.
+    pub fn operations_after(&self, more: u64) -> u64 {
+        let workload = self.workload.as_ref();
+        workload.map_or(0, |workload| workload.operations() + more)
+    }
+
+    /// Waits until the client has done so many operations.
+    pub fn reach(&self, operations: u64) {
         if let Some(workload) = &self.workload {
-            workload.proceed(operations);
+            workload.reach(operations);
         }
     }
 
@@ -149,13 +155,12 @@ impl Cell {
         );
         let deadline = Instant::now() + PATIENCE;
         wait_for(&what, 2 * PATIENCE, || {
-            let migration = session.migration(self.migration);
-            let is_over = ["done", "failed", "cancelled"].contains(&migration.state.as_str());
-            assert!(
-                is_over || Instant::now() < deadline,
-                "{what} has not ended: {migration:?}"
-            );
-            is_over.then_some(migration)
+            let sql = "SELECT state IN ('done', 'failed', 'cancelled') FROM repart.journal WHERE id = $1";
+            let is_over: bool = session.query(sql, &[&self.migration])[0].get(0);
+            let is_late = Instant::now() > deadline;
+            let migration = (is_over || is_late).then(|| session.migration(self.migration));
+            assert!(is_over || !is_late, "{what} has not ended: {migration:?}");
+            migration
         })
     }
 
@@ -164,11 +169,15 @@ impl Cell {
     /// # Panics
     /// Panics when it is not so.
     pub fn assert_right(&self, session: &mut Session) {
-        let sql = "SELECT key_from, node::text FROM repart.shards
-                    WHERE relation = $1::text::regclass AND key_from <> 'MINVALUE' ORDER BY key_from::bigint";
+        let sql = "SELECT (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''?(\\w+)'))[1], coalesce(s.srvname, 'local')
+                     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                     LEFT JOIN pg_foreign_table f ON f.ftrelid = c.oid LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver
+                    WHERE i.inhparent = $1::text::regclass ORDER BY nullif((regexp_match(
+                          pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''?(\\w+)'))[1], 'MINVALUE')::int8 NULLS FIRST";
         let rows = session.query(sql, &[&self.table]);
-        let found: Vec<(String, String)> =
+        let mut found: Vec<(String, String)> =
             rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(found.remove(0).0, "MINVALUE", "{}", self.table);
         let expected: Vec<(String, String)> = self
             .family
             .kind(self.step + 1)

@@ -127,15 +127,20 @@ impl Workload {
 
     /// Waits until the clients together have done so many more operations.
     pub fn proceed(&self, operations: u64) {
-        let goal = self.shared.operations.load(Ordering::Relaxed) + operations;
-        wait_until(
-            &format!("the clients to do {operations} more operations"),
-            LONG,
-            || {
-                self.shared.operations.load(Ordering::Relaxed) >= goal
-                    || self.threads.iter().any(JoinHandle::is_finished)
-            },
-        );
+        self.reach(self.operations() + operations);
+    }
+
+    /// How many operations they have done.
+    pub fn operations(&self) -> u64 {
+        self.shared.operations.load(Ordering::Relaxed)
+    }
+
+    /// Waits until they have done so many since they began.
+    pub fn reach(&self, operations: u64) {
+        let what = format!("the clients to do {operations} operations");
+        wait_until(&what, LONG, || {
+            self.operations() >= operations || self.threads.iter().any(JoinHandle::is_finished)
+        });
     }
 
     /// What was wrong so far: answers, and errors that no client may get.
