@@ -56,7 +56,15 @@ impl Network {
                 ip(&["-n", namespace, "link", "set", link, "up"])?;
                 ip(&["-n", namespace, "link", "set", "lo", "up"])?;
             }
-            ip(&["-n", &machine, "route", "add", "default", "via", GATEWAYS[n]])?;
+            ip(&[
+                "-n",
+                &machine,
+                "route",
+                "add",
+                "default",
+                "via",
+                GATEWAYS[n],
+            ])?;
             // A machine that stops does not go on saying goodbye to whom it was connected to.
             set(&machine, "tcp_orphan_retries", "1")?;
         }

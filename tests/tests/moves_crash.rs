@@ -256,9 +256,7 @@ fn a_move_waits_for_a_node_that_has_no_room_for_a_prepared_transaction() {
     north.run("ALTER SYSTEM SET max_prepared_transactions = 1");
     fleet.north.restart(Shutdown::Fast);
     north.reopen();
-    north.run(
-        "CREATE TABLE theirs (); BEGIN; LOCK TABLE theirs; PREPARE TRANSACTION 'theirs'",
-    );
+    north.run("CREATE TABLE theirs (); BEGIN; LOCK TABLE theirs; PREPARE TRANSACTION 'theirs'");
     let workload = load(&fleet);
     let id = session.queue("repart_move('orders2', node => 'local')");
     let waits = format!(

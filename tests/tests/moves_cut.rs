@@ -26,7 +26,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 fn create_table(session: &mut Session, table: &str) {
     session.create_sharded_table(table, &[2_000], KEYS);
-    session.run(&format!("SELECT repart_manage('{table}', leaf_keys => true)"));
+    session.run(&format!(
+        "SELECT repart_manage('{table}', leaf_keys => true)"
+    ));
 }
 
 fn load(fleet: &Fleet, table: &str) -> Workload {
@@ -110,12 +112,12 @@ fn other_nodes_and_their_clients_do_not_wait_for_one_that_is_cut_off() {
         let id = session.queue(&format!("repart_move('{table}2', node => '{node}')"));
         session.wait_done(id);
     }
-    // What is prepared on the node, and what is left there, wait for it too.
     let there = load(&fleet, "there");
-    session.hold_at("cleaning");
-    let id = session.queue("repart_move('there2', node => 'local')");
-    session.wait_held("cleaning");
     let workload = load(&fleet, "orders");
+    // What is prepared on the node, and is to be committed there, waits for it too.
+    session.hold_at("switched");
+    let id = session.queue("repart_move('there2', node => 'local')");
+    session.wait_held("switched");
     fleet.cut_off_north();
     let cut = Instant::now();
     session.release();
@@ -137,6 +139,11 @@ fn other_nodes_and_their_clients_do_not_wait_for_one_that_is_cut_off() {
     workload.proceed(100);
     assert!(is_reachable(&mut session, "south"));
     assert_eq!(session.migration(id).state, "cleaning");
+    assert_eq!(
+        session.texts("SELECT node::text FROM repart.in_doubt"),
+        ["north"]
+    );
+    there.proceed(20);
     let report = workload.stop();
     report.assert_clean();
     assert!(report.longest < LONGEST, "{report}");

@@ -12,8 +12,8 @@ use crate::migrate::away::capture;
 use crate::migrate::away::ends::{End, Ends, SCHEMA, private};
 use crate::migrate::away::link::Link;
 use crate::migrate::job::Job;
-use crate::migrate::{hold, names};
 use crate::migrate::target::rights;
+use crate::migrate::{hold, names};
 use crate::pg::{on_commit, relation, role, spi, txn};
 use crate::settings;
 

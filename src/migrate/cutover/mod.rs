@@ -17,7 +17,9 @@ use crate::catalog::{control, cutovers};
 use crate::error::Result;
 use crate::migrate::away::{self, Links};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, default_partition, hold, locks, obstacle, preflight, retain, verify};
+use crate::migrate::{
+    capture, default_partition, hold, locks, obstacle, preflight, retain, verify,
+};
 use crate::pg::{guc, relation, snapshot_guard, spi};
 
 use publish::Model;

@@ -155,7 +155,8 @@ impl Cell {
         );
         let deadline = Instant::now() + PATIENCE;
         wait_for(&what, 2 * PATIENCE, || {
-            let sql = "SELECT state IN ('done', 'failed', 'cancelled') FROM repart.journal WHERE id = $1";
+            let sql =
+                "SELECT state IN ('done', 'failed', 'cancelled') FROM repart.journal WHERE id = $1";
             let is_over: bool = session.query(sql, &[&self.migration])[0].get(0);
             let is_late = Instant::now() > deadline;
             let migration = (is_over || is_late).then(|| session.migration(self.migration));

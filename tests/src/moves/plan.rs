@@ -78,7 +78,11 @@ fn require_all_transitions(family: Family, reached: &[Edge]) {
     let missing: Vec<String> = table
         .into_iter()
         .filter(|edge| !is_forced_end(edge) && !reached.contains(edge))
-        .filter(|edge| !LOCAL_EDGES.iter().any(|(from, to, _)| (*from, *to) == *edge))
+        .filter(|edge| {
+            !LOCAL_EDGES
+                .iter()
+                .any(|(from, to, _)| (*from, *to) == *edge)
+        })
         .map(|(from, to)| format!("{from} → {to}"))
         .collect();
     assert!(

@@ -39,7 +39,9 @@ const AWAY: Duration = Duration::from_secs(5);
 pub fn run(family: Family, strikes: &[Strike]) {
     let started = Instant::now();
     let fleet = Fleet::apart(SETTINGS, SETTINGS_OF_NODES);
-    let replica = fleet.north.standby(&["wal_retrieve_retry_interval = '200ms'"]);
+    let replica = fleet
+        .north
+        .standby(&["wal_retrieve_retry_interval = '200ms'"]);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
     let mut cells = prepare(&fleet, &mut session, family);
@@ -115,9 +117,8 @@ fn run_row(
     session.release();
     let begun = Instant::now();
     // Who has nothing to do with a server that is away does not wait for it.
-    let (held_up, free): (Vec<_>, Vec<_>) = cells
-        .iter()
-        .partition(|cell| strike.holds_up(cell.kind()));
+    let (held_up, free): (Vec<_>, Vec<_>) =
+        cells.iter().partition(|cell| strike.holds_up(cell.kind()));
     let mut ended = Vec::new();
     for cell in free {
         ended.push((cell, cell.wait_ended(session)));
@@ -133,19 +134,16 @@ fn run_row(
     }
     let recovered = begun.elapsed();
     strike.forget(fleet);
-    let at = Instant::now();
     for (cell, migration) in ended {
         let what = format!("{strike:?}, {:?} at {}", cell.kind(), cell.moment.point);
         assert_eq!(migration.state, "done", "{what}: {migration:?}");
         cell.assert_right(session);
         assert_sound(session, &cell.table);
     }
-    println!("checked {:.1}", at.elapsed().as_secs_f64());
     for cell in cells.iter_mut() {
         cell.step();
     }
     settle(fleet, session, cells);
-    println!("settled {:.1}", at.elapsed().as_secs_f64());
     proceed(cells.iter());
     for cell in cells.iter() {
         cell.assert_no_trouble();
@@ -167,9 +165,7 @@ fn hold_all(session: &mut Session, cells: &[Cell]) -> Vec<i32> {
     let list: Vec<String> = held().map(Cell::hold).collect();
     session.hold_at(&list.join(","));
     session.set("repart.max_movers", "64");
-    let at = Instant::now();
     let movers: Vec<i32> = held().map(|cell| cell.wait_held(session)).collect();
-    println!("waited held {:.1}", at.elapsed().as_secs_f64());
     let working = held().filter(|cell| cell.moment.lets_clients_work());
     proceed(working);
     for cell in held() {

@@ -64,13 +64,7 @@ impl Strike {
     }
 
     /// Lets it happen; afterwards the session works again.
-    pub fn inflict(
-        self,
-        fleet: &Fleet,
-        replica: &Cluster,
-        session: &mut Session,
-        movers: &[i32],
-    ) {
+    pub fn inflict(self, fleet: &Fleet, replica: &Cluster, session: &mut Session, movers: &[i32]) {
         let nodes = [&fleet.north, &fleet.south];
         match self {
             Self::CoordinatorKilled => fleet.coordinator.kill_postmaster_and_start(),
