@@ -176,7 +176,7 @@ fn hold_all(session: &mut Session, cells: &[Cell]) -> Vec<i32> {
 
 /// Lets the clients of all these tables do something more.
 fn proceed<'a>(cells: impl Iterator<Item = &'a Cell>) {
-    let goals: Vec<(&Cell, u64)> = cells.map(|cell| (cell, cell.operations_after(2))).collect();
+    let goals: Vec<(&Cell, u64)> = cells.map(|cell| (cell, cell.operations_after(1))).collect();
     for (cell, goal) in goals {
         cell.reach(goal);
     }
