@@ -1,5 +1,7 @@
 //! What would keep a shard from being on a node: asked when the migration is queued, and again when it begins.
 
+use std::collections::BTreeSet;
+
 use pgrx::pg_sys;
 
 use crate::catalog::journal::{Remote, Source, Spec};
@@ -64,10 +66,13 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
                 .to_owned(),
         });
     }
-    for target in &spec.targets {
-        let Some(node) = &target.node else {
-            continue;
-        };
+    // Once, however many of the targets are there: each look is a connection.
+    let receivers: BTreeSet<&String> = spec
+        .targets
+        .iter()
+        .filter_map(|t| t.node.as_ref())
+        .collect();
+    for node in receivers {
         for source in &spec.sources {
             require_portable(table, source)?;
         }
