@@ -135,8 +135,8 @@ pub fn insert(request: Request) -> Result<i64> {
 pub struct Runnable {
     /// Its number.
     pub id: i64,
-    /// Whether it is paused.
-    pub paused: bool,
+    /// Whether its mover only keeps up: it is paused, or has begun and a node with a part in it does not answer.
+    pub rests: bool,
     /// Whether it is to begin, and begins by itself: a plan asked for it, and nobody has cancelled it.
     pub waits: bool,
     /// When the limit that it is to keep is passed, µs since the Unix epoch, if a plan said so.
@@ -149,7 +149,10 @@ pub struct Runnable {
 /// keep its log short. Without those that another one leads.
 pub fn runnable() -> Result<Vec<Runnable>> {
     spi::select(
-        "SELECT j.id, p.paused, j.state = 'queued' AND j.plan_id IS NOT NULL AND NOT j.cancel_requested,
+        "SELECT j.id,
+                p.paused OR EXISTS (SELECT FROM repart.node_objects o JOIN repart.node_state n ON n.node = o.node
+                                     WHERE o.migration = j.id AND n.error IS NOT NULL),
+                j.state = 'queued' AND j.plan_id IS NOT NULL AND NOT j.cancel_requested,
                 (s.spec ->> 'deadline')::int8, coalesce((j.predicted ->> 'duration')::float8, 0)
            FROM repart.journal j
            LEFT JOIN repart.plan_steps s ON s.plan_id = j.plan_id AND s.step = j.step
@@ -162,7 +165,7 @@ pub fn runnable() -> Result<Vec<Runnable>> {
         |row| {
             Ok(Runnable {
                 id: row.get(1)?,
-                paused: row.get(2)?,
+                rests: row.get(2)?,
                 waits: row.get(3)?,
                 deadline: row.optional(4)?,
                 duration: row.get(5)?,

@@ -184,13 +184,13 @@ fn due(last: Option<Instant>, interval: Duration) -> bool {
 }
 
 /// Starts movers for migrations that may run: those that a crash interrupted first, then queued ones that somebody asked
-/// for, then those of plans that are admitted. Those that are paused take nobody's place.
+/// for, then those of plans that are admitted. Those that are paused, or wait for a node that is away, take nobody's place.
 fn start_movers(started: &mut BTreeMap<i64, Instant>, admission: &mut Admission) -> Result<()> {
     let running = mover::running();
     let runnable = txn::run(journal::runnable)?;
     started.retain(|migration, _| runnable.iter().any(|one| one.id == *migration));
-    let is_paused = |id: &i64| runnable.iter().any(|one| one.id == *id && one.paused);
-    let mut busy = running.iter().filter(|id| !is_paused(id)).count();
+    let rests = |id: &i64| runnable.iter().any(|one| one.id == *id && one.rests);
+    let mut busy = running.iter().filter(|id| !rests(id)).count();
     let is_waiting = |one: &&Runnable| one.waits && !running.contains(&one.id);
     let waiting: Vec<&Runnable> = runnable.iter().filter(is_waiting).collect();
     let mut order: Vec<i64> = runnable
@@ -202,8 +202,8 @@ fn start_movers(started: &mut BTreeMap<i64, Instant>, admission: &mut Admission)
         order.extend(admission.admit(&waiting)?);
     }
     for migration in order {
-        let paused = is_paused(&migration);
-        if !paused && busy >= settings::max_movers() {
+        let rests = rests(&migration);
+        if !rests && busy >= settings::max_movers() {
             continue;
         }
         let too_soon = started
@@ -216,7 +216,7 @@ fn start_movers(started: &mut BTreeMap<i64, Instant>, admission: &mut Admission)
                 return Err(error);
             }
             started.insert(migration, Instant::now());
-            busy += usize::from(!paused);
+            busy += usize::from(!rests);
         }
     }
     Ok(())

@@ -265,7 +265,8 @@ fn a_move_waits_for_a_node_that_has_no_room_for_a_prepared_transaction() {
     );
     session.wait_until(&waits, LONG);
     workload.proceed(50);
-    north.run("ROLLBACK PREPARED 'theirs'; DROP TABLE theirs");
+    north.run("ROLLBACK PREPARED 'theirs'");
+    north.run("DROP TABLE theirs");
     session.wait_done(id);
     check(&fleet, &mut session, "local");
     workload.stop().assert_clean();
