@@ -142,8 +142,11 @@ impl Cell {
     /// Panics when it ends otherwise.
     pub fn wait_done(&self, session: &mut Session) {
         let migration = self.wait_ended(session);
-        let kind = self.kind();
-        assert_eq!(migration.state, "done", "{kind:?}: {migration:?}");
+        let (kind, point) = (self.kind(), &self.moment.point);
+        assert_eq!(
+            migration.state, "done",
+            "{kind:?} held at {point}: {migration:?}"
+        );
     }
 
     /// Waits until the migration has ended.
