@@ -256,7 +256,7 @@ fn a_move_waits_for_a_node_that_has_no_room_for_a_prepared_transaction() {
     north.run("ALTER SYSTEM SET max_prepared_transactions = 1");
     fleet.north.restart(Shutdown::Fast);
     north.reopen();
-    north.run("CREATE TABLE theirs (); BEGIN; LOCK TABLE theirs; PREPARE TRANSACTION 'theirs'");
+    north.run("BEGIN; CREATE TABLE theirs (); PREPARE TRANSACTION 'theirs'");
     let workload = load(&fleet);
     let id = session.queue("repart_move('orders2', node => 'local')");
     let waits = format!(
@@ -266,7 +266,6 @@ fn a_move_waits_for_a_node_that_has_no_room_for_a_prepared_transaction() {
     session.wait_until(&waits, LONG);
     workload.proceed(50);
     north.run("ROLLBACK PREPARED 'theirs'");
-    north.run("DROP TABLE theirs");
     session.wait_done(id);
     check(&fleet, &mut session, "local");
     workload.stop().assert_clean();
