@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal::Migration;
 use crate::catalog::node_objects;
 use crate::catalog::two_phase::{self, Decision, Number};
 use crate::error::{Error, Result};
@@ -56,6 +55,9 @@ pub fn lock_out(ends: &mut Ends) -> Result<()> {
     };
     if let End::There(link) = &mut ends.source {
         capture::be_polite(link)?;
+        if let Some(copy) = &ends.handover {
+            link.ask(&copy.lock)?;
+        }
         for table in &ends.source_tables {
             link.ask(&format!("LOCK TABLE ONLY {table} IN {mode} MODE"))?;
         }
@@ -67,7 +69,11 @@ pub fn lock_out(ends: &mut Ends) -> Result<()> {
 /// of the running one decides. Last of all, since nobody can use the tables from here on until it is decided.
 pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
     let function = private("capture", &ends.tag);
-    let mut script = format!("DROP FUNCTION {function}() CASCADE;");
+    let mut script = match &ends.handover {
+        Some(copy) => format!("{};", copy.script),
+        None => String::new(),
+    };
+    script += &format!("DROP FUNCTION {function}() CASCADE;");
     for (n, source) in job.migration.spec.sources.iter().enumerate() {
         let Some(remote) = &source.remote else {
             return Ok(());
@@ -98,13 +104,15 @@ pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
     Ok(())
 }
 
-fn purpose(migration: i64) -> String {
+/// What a prepared transaction is for.
+pub fn purpose(migration: i64) -> String {
     format!("migration {migration}")
 }
 
-/// Tells the source's node what was decided, at once; the watcher would do so a little later. Outside of a transaction.
-pub fn finish_prepared(migration: &Migration) -> Result<()> {
-    for (node, gid) in txn::run(|| two_phase::of_purpose(&purpose(migration.id)))? {
+/// Tells nodes what was decided for this migration, at once; the watcher would do so a little later. Outside of a
+/// transaction.
+pub fn finish_prepared(migration: i64) -> Result<()> {
+    for (node, gid) in txn::run(|| two_phase::of_purpose(&purpose(migration)))? {
         // What a node is told must not be forgotten here by a crash.
         txn::flush_log();
         txn::run(|| {

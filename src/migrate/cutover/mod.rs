@@ -17,7 +17,9 @@ use crate::catalog::{control, cutovers};
 use crate::error::Result;
 use crate::migrate::away::{self, Links};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, default_partition, locks, obstacle, preflight, retain, verify};
+use crate::migrate::{
+    capture, default_partition, locks, obstacle, preflight, retain, routing, verify,
+};
 use crate::pg::{guc, relation, snapshot_guard, spi};
 
 use publish::Model;
@@ -56,7 +58,12 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
     for job in jobs.iter().filter(|job| job.is_away()) {
         away::switch::require_ready(job, links.of(job)?)?;
     }
+    if let Some(reason) = routing::switch::begin(jobs, links)? {
+        return Ok(Attempt::Waiting(reason));
+    }
     let begun = Instant::now();
+    // Before anything here: their clients hold them while they wait for what is here.
+    links.copies.lock()?;
     lock_public(&relations)?;
     for job in jobs.iter().filter(|job| job.is_away()) {
         let ends = links.open(job)?;
@@ -93,6 +100,10 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
     for job in jobs.iter().filter(|job| job.is_away()) {
         away::switch::hand_over(job, links.open(job)?)?;
     }
+    let leader = jobs
+        .first()
+        .map(|job| job.migration.leader.unwrap_or(job.id()));
+    links.copies.prepare(leader.unwrap_or_default())?;
     hold();
     Ok(Attempt::Switched)
 }
