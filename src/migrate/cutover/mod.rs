@@ -63,7 +63,11 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
     }
     let begun = Instant::now();
     // Before anything here: their clients hold them while they wait for what is here.
-    links.copies.lock()?;
+    let leader = jobs
+        .first()
+        .map(|job| job.migration.leader.unwrap_or(job.id()));
+    let leader = leader.unwrap_or_default();
+    links.copies.lock(leader)?;
     lock_public(&relations)?;
     for job in jobs.iter().filter(|job| job.is_away()) {
         let ends = links.open(job)?;
@@ -100,10 +104,7 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
     for job in jobs.iter().filter(|job| job.is_away()) {
         away::switch::hand_over(job, links.open(job)?)?;
     }
-    let leader = jobs
-        .first()
-        .map(|job| job.migration.leader.unwrap_or(job.id()));
-    links.copies.prepare(leader.unwrap_or_default())?;
+    links.copies.prepare(leader)?;
     hold();
     Ok(Attempt::Switched)
 }

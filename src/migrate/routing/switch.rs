@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::migrate::away::link::Link;
 use crate::migrate::away::{Links, switch as away};
 use crate::migrate::job::Job;
-use crate::migrate::locks;
 use crate::migrate::routing::{map, preflight, table};
+use crate::migrate::{hold, locks};
 use crate::nodes::servers::Asked;
 use crate::pg::{on_commit, spi, txn};
 use crate::settings;
@@ -119,7 +119,7 @@ impl Sessions {
 
     /// Locks the copies and exchanges their partitions, in transactions that are not prepared yet. From here on clients of
     /// the copies wait.
-    pub fn lock(&mut self) -> Result<()> {
+    pub fn lock(&mut self, leader: i64) -> Result<()> {
         for session in self
             .0
             .iter_mut()
@@ -145,6 +145,9 @@ impl Sessions {
                 script += ";";
             }
             session.link.ask(&script)?;
+        }
+        if !self.0.is_empty() {
+            hold::inside(leader, "routed");
         }
         Ok(())
     }
