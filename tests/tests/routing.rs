@@ -188,7 +188,10 @@ fn whoever_is_killed_the_copy_ends_as_was_decided() {
         for strike in ["coordinator", "copy", "mover"] {
             let node = place.next().unwrap();
             println!("{strike} killed at {point}, to {node}");
-            let call = with_names(&mut session, &format!("repart_move('{{2}}', node => '{node}')"));
+            let call = with_names(
+                &mut session,
+                &format!("repart_move('{{2}}', node => '{node}')"),
+            );
             session.hold_at(point);
             let id = session.queue(&call);
             let mover = session.wait_held(point);
@@ -199,11 +202,19 @@ fn whoever_is_killed_the_copy_ends_as_was_decided() {
             }
             session.reopen();
             session.release();
-            assert_eq!(session.wait_ended(id).state, "done", "{:?}", session.migration(id));
+            assert_eq!(
+                session.wait_ended(id).state,
+                "done",
+                "{:?}",
+                session.migration(id)
+            );
             workload.proceed(40);
             let on = |name: &str| i64::from(name == *node);
             assert_settled(&fleet, &mut session, (on("north"), on("south")));
-            let maps = (map(&mut session, "hq"), map(&mut Session::open(&fleet.north, "postgres"), "own"));
+            let maps = (
+                map(&mut session, "hq"),
+                map(&mut Session::open(&fleet.north, "postgres"), "own"),
+            );
             assert_eq!(maps.0, maps.1, "{strike} killed at {point}");
         }
     }
@@ -225,7 +236,10 @@ fn a_copy_that_hangs_or_is_away_is_waited_for_and_never_left_behind() {
     let mut session = fleet.session();
     fleet.create_server(
         "west",
-        &format!("host '127.0.0.1', port '{}', dbname 'postgres'", proxy.port()),
+        &format!(
+            "host '127.0.0.1', port '{}', dbname 'postgres'",
+            proxy.port()
+        ),
     );
     session.run("SELECT repart_add_node('west', coordinator => 'hq')");
     session.create_sharded_table("orders", &[2_000], KEYS);
@@ -242,10 +256,16 @@ fn a_copy_that_hangs_or_is_away_is_waited_for_and_never_left_behind() {
     session.release();
     let failed = session.wait_ended(id);
     let error = failed.error.unwrap_or_default();
-    assert!(failed.state == "failed" && error.contains("node \"west\""), "{error}");
+    assert!(
+        failed.state == "failed" && error.contains("node \"west\""),
+        "{error}"
+    );
     assert_eq!(count_of_copy(&fleet), rows);
     proxy.mend();
-    assert_eq!(map(&mut session, "hq"), map(&mut Session::open(&fleet.north, "postgres"), "own"));
+    assert_eq!(
+        map(&mut session, "hq"),
+        map(&mut Session::open(&fleet.north, "postgres"), "own")
+    );
     session.run("ALTER SYSTEM RESET repart.cutover_timeout; ");
     session.run("SELECT pg_reload_conf()");
 
@@ -260,11 +280,20 @@ fn a_copy_that_hangs_or_is_away_is_waited_for_and_never_left_behind() {
         &format!("SELECT reason LIKE '%node \"west\"%' FROM repart.migrations WHERE id = {id}"),
         LONG,
     );
-    assert_eq!((session.number("SELECT count(*) FROM orders"), count_of_copy(&fleet)), (rows, rows));
+    assert_eq!(
+        (
+            session.number("SELECT count(*) FROM orders"),
+            count_of_copy(&fleet)
+        ),
+        (rows, rows)
+    );
     proxy.mend();
     session.wait_done(id);
     wait_settled(&mut session);
-    assert_eq!(map(&mut session, "hq"), map(&mut Session::open(&fleet.north, "postgres"), "own"));
+    assert_eq!(
+        map(&mut session, "hq"),
+        map(&mut Session::open(&fleet.north, "postgres"), "own")
+    );
 
     // Cut off when it is prepared: what is decided arrives when the way is mended.
     session.hold_at("switched");
@@ -273,19 +302,28 @@ fn a_copy_that_hangs_or_is_away_is_waited_for_and_never_left_behind() {
     session.wait_held("switched");
     proxy.cut();
     session.release();
-    session.wait_until("SELECT count(*) = 1 FROM repart.in_doubt WHERE node = 'west' AND decision = 'commit'", LONG);
-    assert_eq!(session.number("SELECT count(*) FROM orders"), rows);
-    assert_eq!(session.number("SELECT count(*) FROM repart.shards"), 2);
     session.wait_until(
-        &format!("SELECT state = 'cleaning' AND reason LIKE '%node \"west\"%' FROM repart.migrations WHERE id = {id}"),
+        "SELECT count(*) = 1 FROM repart.in_doubt WHERE node = 'west' AND decision = 'commit'",
         LONG,
     );
-    let refused = complaint(&mut session, "SELECT repart_drop_routing_copy('orders', 'west')");
-    assert!(refused.starts_with("55006 node \"west\" has still to carry out"), "{refused}");
-    proxy.mend();
+    assert_eq!(session.number("SELECT count(*) FROM orders"), rows);
+    assert_eq!(session.number("SELECT count(*) FROM repart.shards"), 2);
+    // Nobody can use the old map any more, so that the migration ends.
     session.wait_done(id);
+    let refused = complaint(
+        &mut session,
+        "SELECT repart_drop_routing_copy('orders', 'west')",
+    );
+    assert!(
+        refused.starts_with("55006 node \"west\" has still to carry out"),
+        "{refused}"
+    );
+    proxy.mend();
     wait_settled(&mut session);
-    assert_eq!(map(&mut session, "hq"), map(&mut Session::open(&fleet.north, "postgres"), "own"));
+    assert_eq!(
+        map(&mut session, "hq"),
+        map(&mut Session::open(&fleet.north, "postgres"), "own")
+    );
     assert_eq!(count_of_copy(&fleet), rows);
 
     // Away for long, prepared; and the coordinator crashes meanwhile.
@@ -301,12 +339,21 @@ fn a_copy_that_hangs_or_is_away_is_waited_for_and_never_left_behind() {
     session.run("UPDATE orders SET counter = 7 WHERE id = 4001");
     // Another migration does not switch before the copy has followed this one.
     session.set("repart.cutover_timeout", "'1s'");
-    let refused = complaint(&mut session, "SELECT repart_drop_routing_copy('orders', 'west')");
-    assert!(refused.starts_with("55006 node \"west\" has still to carry out"), "{refused}");
+    let refused = complaint(
+        &mut session,
+        "SELECT repart_drop_routing_copy('orders', 'west')",
+    );
+    assert!(
+        refused.starts_with("55006 node \"west\" has still to carry out"),
+        "{refused}"
+    );
     let next = session.queue("repart_split('orders1', '1000')");
     let waited = session.wait_ended(next);
     let error = waited.error.unwrap_or_default();
-    assert!(waited.state == "failed" && error.contains("has still to carry out"), "{error}");
+    assert!(
+        waited.state == "failed" && error.contains("has still to carry out"),
+        "{error}"
+    );
     fleet.north.start_again();
     assert_eq!(session.wait_ended(id).state, "done");
     wait_settled(&mut session);
@@ -326,7 +373,13 @@ fn what_cannot_be_a_routing_copy_is_refused_with_its_name() {
     let refuse = |session: &mut Session, call: &str, expected: &str| {
         let refused = complaint(session, &format!("SELECT {call}"));
         assert!(refused.starts_with(expected), "{call}: {refused}");
-        assert!(refused.split(" | ").nth(2).is_some_and(|hint| !hint.is_empty()), "{refused}");
+        assert!(
+            refused
+                .split(" | ")
+                .nth(2)
+                .is_some_and(|hint| !hint.is_empty()),
+            "{refused}"
+        );
     };
     refuse(
         &mut session,
@@ -375,22 +428,41 @@ fn what_cannot_be_a_routing_copy_is_refused_with_its_name() {
         refuse(&mut session, add, expected);
         north.run("DROP TABLE orders");
     }
-    refuse(&mut session, "repart_add_routing_copy('orders', 'nowhere')", "42704 node \"nowhere\" does not exist");
-    refuse(&mut session, "repart_drop_routing_copy('orders', 'north')", "42704 table public.orders has no routing copy");
+    refuse(
+        &mut session,
+        "repart_add_routing_copy('orders', 'nowhere')",
+        "42704 node \"nowhere\" does not exist",
+    );
+    refuse(
+        &mut session,
+        "repart_drop_routing_copy('orders', 'north')",
+        "42704 table public.orders has no routing copy",
+    );
     // A savepoint that is undone leaves nothing.
     session.run(&format!("BEGIN; SELECT {add}; ROLLBACK"));
     wait_until("what was prepared to be rolled back", LONG, || {
         north.number("SELECT count(*) FROM pg_prepared_xacts") == 0
     });
-    assert_eq!(north.number("SELECT count(*) FROM pg_class WHERE relname = 'orders'"), 0);
+    assert_eq!(
+        north.number("SELECT count(*) FROM pg_class WHERE relname = 'orders'"),
+        0
+    );
     session.run(&format!("SELECT {add}"));
     wait_settled(&mut session);
-    refuse(&mut session, "repart_unmanage('orders')", "55006 table \"orders\" has a routing copy on node \"north\"");
-    refuse(&mut session, "repart_remove_node('north')", "55006 node \"north\" has a routing copy of table \"orders\"");
+    refuse(
+        &mut session,
+        "repart_unmanage('orders')",
+        "55006 table \"orders\" has a routing copy on node \"north\"",
+    );
+    refuse(
+        &mut session,
+        "repart_remove_node('north')",
+        "55006 node \"north\" has a routing copy of table \"public.orders\"",
+    );
     refuse(
         &mut session,
         "repart_add_node('north', coordinator => 'south')",
-        "55006 node \"north\" has a routing copy of table \"orders\", which leads back here by server \"hq\"",
+        "55006 node \"north\" has a routing copy of table \"public.orders\", which leads back here by server \"hq\"",
     );
     // It keeps its way back when it is added again, and a copy that somebody changed is brought up to date.
     session.run("SELECT repart_add_node('north', weight => 2)");
@@ -418,12 +490,22 @@ fn what_cannot_be_a_routing_copy_is_refused_with_its_name() {
          SELECT repart_manage('keyless'); SELECT repart_add_routing_copy('keyless', 'north'); SET repart.allow_blocking = on",
     );
     wait_settled(&mut session);
-    refuse(&mut session, "repart_split('keyless1', '5')", "0A000 table \"keyless\" has a routing copy on node \"north\"");
+    refuse(
+        &mut session,
+        "repart_split('keyless1', '5')",
+        "0A000 table \"keyless\" has a routing copy on node \"north\"",
+    );
     session.run("SELECT repart_drop_routing_copy('keyless', 'north'); SELECT repart_drop_routing_copy('orders', 'north')");
     wait_settled(&mut session);
-    assert_eq!(north.number("SELECT count(*) FROM pg_class WHERE relname ~ '^(orders|keyless)'"), 0);
+    assert_eq!(
+        north.number("SELECT count(*) FROM pg_class WHERE relname ~ '^(orders|keyless)'"),
+        0
+    );
     session.run("SELECT repart_remove_node('north')");
-    assert_eq!(session.number("SELECT count(*) FROM repart.routing_copies"), 0);
+    assert_eq!(
+        session.number("SELECT count(*) FROM repart.routing_copies"),
+        0
+    );
 }
 
 /// The remote snapshot of a transaction on the copy may be older than a shard's rows, there as here.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use crate::catalog::journal::Migration;
 use crate::catalog::node_objects;
 use crate::catalog::two_phase::{self, Decision, Number};
 use crate::error::{Error, Result};
@@ -104,15 +105,13 @@ pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
     Ok(())
 }
 
-/// What a prepared transaction is for.
-pub fn purpose(migration: i64) -> String {
+fn purpose(migration: i64) -> String {
     format!("migration {migration}")
 }
 
-/// Tells nodes what was decided for this migration, at once; the watcher would do so a little later. Outside of a
-/// transaction.
-pub fn finish_prepared(migration: i64) -> Result<()> {
-    for (node, gid) in txn::run(|| two_phase::of_purpose(&purpose(migration)))? {
+/// Tells the source's node what was decided, at once; the watcher would do so a little later. Outside of a transaction.
+pub fn finish_prepared(migration: &Migration) -> Result<()> {
+    for (node, gid) in txn::run(|| two_phase::of_purpose(&purpose(migration.id)))? {
         // What a node is told must not be forgotten here by a crash.
         txn::flush_log();
         txn::run(|| {

@@ -93,10 +93,8 @@ pub fn finish(migration: &Migration, group: &[Migration]) -> Result<Next> {
     if migration.spec.blocking {
         blocking::vacuum(migration)?;
     }
-    // The old shards are dropped only when every routing copy has left them.
-    away::switch::finish_prepared(migration.leader.unwrap_or(migration.id))?;
     if migration.spec.is_away() {
-        away::switch::finish_prepared(migration.id)?;
+        away::switch::finish_prepared(migration)?;
         away::clean::after_end(migration)?;
     }
     txn::run(|| {

@@ -10,7 +10,7 @@
 //! **How it switches** ([`switch`]). Nothing is decided on a copy. In the order in which clients of a copy take locks:
 //! 1. The session there begins a transaction, compares the partitions there with those here, and works out what to do.
 //! 2. It takes `ACCESS EXCLUSIVE` on the table there, politely, *before anything is locked here*, and exchanges the
-//!    partitions. A client of a copy holds that table while it waits for a shard: asked for in the other order, the two
+//!    partitions (a shard that comes to the copy's own node is still written there, and attached in step 4). A client of a copy holds that table while it waits for a shard: asked for in the other order, the two
 //!    would wait for each other under every load. From here on nobody uses the copy, and whoever used it has
 //!    committed on the servers of the shards too, since postgres_fdw does so before it releases its locks. So nothing
 //!    that was routed by the old map can arrive later, and what was, has been captured at the shard.
@@ -18,7 +18,8 @@
 //! 4. Each copy prepares its transaction, under a name of ours; the rows that say so (`repart.two_phase`) commit with the
 //!    switch, which is the decision.
 //! 5. `COMMIT PREPARED` on each, by the mover at once, or by the watcher, however late. Until then clients of that copy
-//!    wait, and the old shards are not dropped.
+//!    wait: the locks of a prepared transaction survive a crash there. So nobody can use the old map any more, and the old
+//!    shards can be dropped; but the table is not switched again.
 //!
 //! Where a shard leaves the copy's own node, the transaction that hides its table there and the one that takes it out of
 //! the copy are one and the same: that of the source's session ([`Handover`]).

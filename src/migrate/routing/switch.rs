@@ -7,7 +7,7 @@ use crate::catalog::routes::{self, RoutingCopy};
 use crate::catalog::two_phase::{self, Decision, Number};
 use crate::error::{Error, Result};
 use crate::migrate::away::link::Link;
-use crate::migrate::away::{Links, switch as away};
+use crate::migrate::away::Links;
 use crate::migrate::job::Job;
 use crate::migrate::routing::{map, preflight, table};
 use crate::migrate::{hold, locks};
@@ -27,6 +27,9 @@ pub struct Handover {
     pub lock: String,
     /// Exchanges its partitions.
     pub script: String,
+    /// Whether a table that comes to the node is written by another session until the switch has come to its end, so that
+    /// the partitions cannot be exchanged before.
+    is_late: bool,
 }
 
 /// A mover's sessions on the nodes with routing copies, from the look at them until they are told to commit.
@@ -117,8 +120,8 @@ impl Sessions {
             .ok_or_else(|| Error::Internal("a session vanished".to_owned()))
     }
 
-    /// Locks the copies and exchanges their partitions, in transactions that are not prepared yet. From here on clients of
-    /// the copies wait.
+    /// Locks the copies and exchanges their partitions, where that is possible now, in transactions that are not prepared
+    /// yet. From here on clients of the copies wait.
     pub fn lock(&mut self, leader: i64) -> Result<()> {
         for session in self
             .0
@@ -140,7 +143,7 @@ impl Sessions {
             for part in &session.parts {
                 script += &part.lock;
             }
-            for part in &session.parts {
+            for part in session.parts.iter().filter(|part| !part.is_late) {
                 script += &part.script;
                 script += ";";
             }
@@ -169,10 +172,15 @@ impl Sessions {
             session
                 .link
                 .wait_until(Some(Instant::now() + settings::max_pause().max(LEAST)));
-            session
-                .link
-                .ask(&format!("PREPARE TRANSACTION {}", spi::quote_literal(&gid)))?;
-            two_phase::decide_commit(&gid, &session.link.node, &away::purpose(leader))?;
+            let mut script = String::new();
+            for part in session.parts.iter().filter(|part| part.is_late) {
+                script += &part.script;
+                script += ";";
+            }
+            script += &format!("PREPARE TRANSACTION {}", spi::quote_literal(&gid));
+            session.link.ask(&script)?;
+            let purpose = format!("routing copies, migration {leader}");
+            two_phase::decide_commit(&gid, &session.link.node, &purpose)?;
             session.gid = Some(gid);
         }
         Ok(())
@@ -237,6 +245,12 @@ impl Session {
         Ok(Handover {
             lock: format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE;"),
             script: map::script(&name, &there, &after, &self.note),
+            is_late: {
+                let targets = &job.migration.spec.targets;
+                targets
+                    .iter()
+                    .any(|target| target.node.as_ref() == Some(&copy.node))
+            },
         })
     }
 }
