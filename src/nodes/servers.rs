@@ -10,7 +10,7 @@ use crate::pg::{guc, spi};
 use crate::settings;
 
 /// The function that a node needs for routing copies.
-const FUNCTION: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.repart_note_switch'
+pub const NOTE: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.repart_note_switch'
   FROM pg_catalog.pg_extension e
   JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
   JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = 'repart_note_switch'
@@ -43,15 +43,10 @@ impl Asked {
             connection: connect::begin(&label, &conninfo, settings::node_timeout())?,
             function: String::new(),
         };
-        asked.function = asked.ask(FUNCTION)?.get(0, 0).ok_or_else(|| Error::Prerequisite {
-            what: format!(
-                "repart is not installed on node \"{}\", or not for the role that this server has there",
-                node.name
-            ),
-            hint: "Run CREATE EXTENSION repart there, or GRANT EXECUTE ON FUNCTION repart_note_switch(oid[]): what is \
-                   switched there is noted, so that no old snapshot misses it."
-                .to_owned(),
-        })?;
+        asked.function = asked
+            .ask(NOTE)?
+            .get(0, 0)
+            .ok_or_else(|| without_repart(&node.name))?;
         // Fails where the library is not preloaded.
         asked.ask(&format!("SELECT {}('{{}}')", asked.function))?;
         Ok(asked)
@@ -170,6 +165,18 @@ impl Asked {
         let answer = self.ask(&sql)?;
         self.ask("ROLLBACK")?;
         Ok(answer.get::<String>(0, 0).as_deref() == Some("t"))
+    }
+}
+
+/// Why a node cannot have routing copies.
+pub fn without_repart(node: &str) -> Error {
+    Error::Prerequisite {
+        what: format!(
+            "repart is not installed on node \"{node}\", or not for the role that this server has there"
+        ),
+        hint: "Run CREATE EXTENSION repart there, or GRANT EXECUTE ON FUNCTION repart_note_switch(oid[]): what is \
+               switched there is noted, so that no old snapshot misses it."
+            .to_owned(),
     }
 }
 

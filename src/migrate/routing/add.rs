@@ -116,7 +116,7 @@ fn require_way_back(node: &Node) -> Result<String> {
 
 /// Fails while the node has something to finish that may be about the same table.
 fn require_settled(node: &str) -> Result<()> {
-    if two_phase::open_on(node)?.is_empty() {
+    if two_phase::open_before_on(node)?.is_empty() {
         return Ok(());
     }
     Err(Error::InUse {

@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::catalog::nodes;
 use crate::catalog::routes::{self, RoutingCopy};
 use crate::catalog::two_phase::{self, Decision, Number};
 use crate::error::{Error, Result};
-use crate::migrate::away::link::Link;
 use crate::migrate::away::Links;
+use crate::migrate::away::link::Link;
 use crate::migrate::job::Job;
 use crate::migrate::routing::{map, preflight, table};
 use crate::migrate::{hold, locks};
-use crate::nodes::servers::Asked;
+use crate::nodes::servers;
 use crate::pg::{on_commit, spi, txn};
 use crate::settings;
 
@@ -104,8 +103,10 @@ impl Sessions {
         let n = match known {
             Some(n) => n,
             None => {
-                let note = Asked::open(&nodes::share(node)?)?.function;
-                let link = Link::visit(node)?;
+                let mut link = Link::visit(node)?;
+                let note = link
+                    .value(servers::NOTE)?
+                    .ok_or_else(|| servers::without_repart(node))?;
                 self.0.push(Session {
                     link,
                     note,
