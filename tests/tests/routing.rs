@@ -182,7 +182,8 @@ fn whoever_is_killed_the_copy_ends_as_was_decided() {
     let fleet = start();
     let mut session = fleet.session();
     let workload = load(&fleet, true);
-    let moves = ["south", "north", "local"];
+    // As many as are not a multiple of the strikes: each strike meets each of them.
+    let moves = ["south", "north", "local", "north"];
     let mut place = moves.iter().cycle();
     for point in ["verifying", "routed", "switched", "decided"] {
         for strike in ["coordinator", "copy", "mover"] {
