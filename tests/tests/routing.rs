@@ -68,6 +68,10 @@ fn load(fleet: &Fleet, crashes: bool) -> Workload {
 
 /// Bound and place of each partition, as `north` sees it: `$local` is what a table of this server is to it.
 fn map(session: &mut Session, local: &str) -> Vec<String> {
+    map_of(session, "orders", local)
+}
+
+fn map_of(session: &mut Session, table: &str, local: &str) -> Vec<String> {
     session.texts(&format!(
         "SELECT concat_ws(' ', pg_get_expr(c.relpartbound, c.oid),
                     CASE WHEN f.ftrelid IS NULL THEN '{local}' WHEN v.srvname = 'north' THEN 'own' ELSE v.srvname END,
@@ -75,7 +79,7 @@ fn map(session: &mut Session, local: &str) -> Vec<String> {
                                WHERE option_name IN ('schema_name', 'table_name')), n.nspname || '.' || c.relname))
            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_foreign_table f ON f.ftrelid = c.oid LEFT JOIN pg_foreign_server v ON v.oid = f.ftserver
-          WHERE i.inhparent = 'orders'::regclass ORDER BY 1"
+          WHERE i.inhparent = '{table}'::regclass ORDER BY 1"
     ))
 }
 
@@ -174,6 +178,49 @@ fn shards_come_to_the_node_of_a_routing_copy_and_leave_it() {
     workload.stop().assert_clean();
     assert_same(&fleet, &mut session);
     assert_sound(&mut session, "orders");
+}
+
+/// The copies of colocated tables switch together, in one transaction on each node.
+#[test]
+fn routing_copies_of_a_colocation_group_switch_together() {
+    let fleet = start();
+    let mut session = fleet.session();
+    session.create_sharded_table("lines", &[2_000], KEYS);
+    session.run(
+        "SELECT repart_manage('lines', colocate_with => 'orders', leaf_keys => true);
+         SELECT repart_add_routing_copy('lines', 'north')",
+    );
+    wait_settled(&mut session);
+    let rows = |session: &mut Session| {
+        session.number("SELECT count(*) FROM orders JOIN lines USING (id) WHERE orders.payload = lines.payload")
+    };
+    let before = rows(&mut session);
+    for (call, shards) in [
+        ("repart_split('{2}', '4000')", (0, 0)),
+        ("repart_move('{2}', node => 'south')", (0, 2)),
+        ("repart_move('{2}', node => 'north')", (2, 0)),
+        ("repart_split('{2}', '3000')", (4, 0)),
+        ("repart_merge('{2}', '{3}')", (2, 0)),
+        ("repart_move('{2}', node => 'local')", (0, 0)),
+    ] {
+        let call = with_names(&mut session, call);
+        let id = session.queue(&call);
+        session.wait_done(id);
+        assert_settled(&fleet, &mut session, shards);
+        let mut north = Session::open(&fleet.north, "postgres");
+        for table in ["orders", "lines"] {
+            let maps = (
+                map_of(&mut session, table, "hq"),
+                map_of(&mut north, table, "own"),
+            );
+            assert_eq!(maps.0, maps.1, "{table} after {call}");
+        }
+        assert_eq!(
+            (rows(&mut session), rows(&mut north)),
+            (before, before),
+            "{call}"
+        );
+    }
 }
 
 /// Whoever is killed, and whenever, both servers come to the same map: the old one before the decision, the new one after.
