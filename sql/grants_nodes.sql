@@ -1,11 +1,11 @@
 REVOKE EXECUTE ON FUNCTION
-    repart_add_node(name, double precision, name), repart_remove_node(name), repart_drain_node(name),
+    repart_add_node(name, double precision, name, name), repart_remove_node(name), repart_drain_node(name),
     repart_node_usage(), repart_run_on_nodes(text, text[]),
     repart_count_shard(regclass, text, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION repart_node_usage(), repart_count_shard(regclass, text, boolean) TO pg_monitor;
 GRANT SELECT ON repart.nodes, repart.node_samples, repart.in_doubt TO pg_monitor;
 
-COMMENT ON FUNCTION repart_add_node(name, double precision, name) IS 'make a foreign server of postgres_fdw a node, or a replica of one, after checking everything that it will be needed for';
+COMMENT ON FUNCTION repart_add_node(name, double precision, name, name) IS 'make a foreign server of postgres_fdw a node, or a replica of one, after checking everything that it will be needed for';
 COMMENT ON FUNCTION repart_remove_node(name) IS 'forget a node that holds no shards and has no replicas; the foreign server stays';
 COMMENT ON FUNCTION repart_drain_node(name) IS 'let a node receive no more shards; returns how many it still holds';
 COMMENT ON FUNCTION repart_node_usage() IS 'counters of this server''s machine: CPU seconds, memory and disk in bytes, stalls in microseconds; NULL where the system does not tell';

@@ -7,9 +7,10 @@ CREATE TABLE repart.node_list (
     weight      double precision NOT NULL DEFAULT 1 CHECK (weight > 0 AND weight < 'Infinity'),
     draining    boolean          NOT NULL DEFAULT false,
     connects_as name             NOT NULL,
+    coordinator name,
     added_at    timestamptz      NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE repart.node_list IS 'foreign servers that are nodes; connects_as is the role whose user mapping repart uses';
+COMMENT ON TABLE repart.node_list IS 'foreign servers that are nodes; connects_as is the role whose user mapping repart uses, coordinator the foreign server there that leads back here';
 SELECT pg_catalog.pg_extension_config_dump('repart.node_list', '');
 
 -- What was last found out about a node, "local" included.

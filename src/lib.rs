@@ -49,6 +49,16 @@ extension_sql_file!(
         api::hosted::repart_count_shard
     ]
 );
+extension_sql_file!(
+    "../sql/routes.sql",
+    name = "routes",
+    requires = [
+        "nodes",
+        api::routes::repart_add_routing_copy,
+        api::routes::repart_drop_routing_copy,
+        api::routes::repart_note_switch
+    ]
+);
 extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 /// Called by PostgreSQL when it loads the library.

@@ -11,5 +11,6 @@ pub mod nodes;
 mod observe;
 mod plan;
 pub mod regclass;
+pub mod routes;
 mod sampler;
 mod shards;

@@ -10,13 +10,15 @@ use crate::nodes::{registry, two_phase, usage};
 use crate::pg::name::Name;
 use crate::pg::role;
 
-/// Makes a foreign server of postgres_fdw a node, or a replica of one.
+/// Makes a foreign server of postgres_fdw a node, or a replica of one; `coordinator` is the foreign server there by which
+/// it leads back here, for routing copies.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn repart_add_node(
     server: Option<Name>,
     weight: default!(Option<f64>, "1"),
     replica_of: default!(Option<Name>, "NULL"),
+    coordinator: default!(Option<Name>, "NULL"),
 ) -> SqlResult<()> {
     regclass::require_superuser(
         "repart_add_node(): a node is reached with a user mapping of yours",
@@ -27,6 +29,7 @@ fn repart_add_node(
         weight: weight.ok_or(Error::NullArgument("weight"))?,
         draining: false,
         connects_as: role::current_name()?,
+        coordinator: coordinator.map(|name| name.as_str().to_owned()),
     };
     Ok(role::as_superuser(|| registry::add(&node))?)
 }

@@ -19,6 +19,7 @@ pub mod outcomes;
 pub mod plans;
 pub mod retained;
 pub mod retention;
+pub mod routes;
 pub mod samples;
 pub mod shards;
 pub mod tables;

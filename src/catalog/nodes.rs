@@ -24,6 +24,8 @@ pub struct Node {
     pub draining: bool,
     /// The role whose user mapping is used.
     pub connects_as: String,
+    /// The foreign server there that leads back to this database, where routing copies are possible.
+    pub coordinator: Option<String>,
 }
 
 impl Node {
@@ -43,8 +45,7 @@ pub struct Access {
     pub options: Vec<(String, String)>,
 }
 
-const COLUMNS: &str =
-    "node::text, replica_of::text, weight, draining, connects_as::text FROM repart.node_list";
+const COLUMNS: &str = "node::text, replica_of::text, weight, draining, connects_as::text, coordinator::text FROM repart.node_list";
 
 fn read(row: &spi::Row) -> Result<Node> {
     Ok(Node {
@@ -53,6 +54,7 @@ fn read(row: &spi::Row) -> Result<Node> {
         weight: row.get(3)?,
         draining: row.get(4)?,
         connects_as: row.get(5)?,
+        coordinator: row.optional(6)?,
     })
 }
 
@@ -163,15 +165,17 @@ pub fn place(shard: pg_sys::Oid) -> Result<Option<(String, String, String)>> {
 /// Adds a node, or changes what is known of it; it is not draining afterwards.
 pub fn upsert(node: &Node) -> Result<()> {
     spi::run(
-        "INSERT INTO repart.node_list AS n (node, replica_of, weight, connects_as) VALUES ($1::name, $2::name, $3, $4::name)
+        "INSERT INTO repart.node_list AS n (node, replica_of, weight, connects_as, coordinator)
+         VALUES ($1::name, $2::name, $3, $4::name, $5::name)
          ON CONFLICT (node) DO UPDATE
             SET replica_of = excluded.replica_of, weight = excluded.weight, connects_as = excluded.connects_as,
-                draining = false",
+                coordinator = excluded.coordinator, draining = false",
         &[
             node.name.as_str().into(),
             node.replica_of.as_deref().into(),
             node.weight.into(),
             node.connects_as.as_str().into(),
+            node.coordinator.as_deref().into(),
         ],
     )?;
     Ok(())

@@ -154,6 +154,15 @@ pub fn open_on(node: &str) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Those of one node that were made before the running transaction began.
+pub fn open_before_on(node: &str) -> Result<Vec<String>> {
+    spi::query(
+        "SELECT gid FROM repart.two_phase WHERE node = $1::name AND decided_at < pg_catalog.now() ORDER BY gid",
+        &[node.into()],
+        |row| row.get(1),
+    )
+}
+
 /// Those that were made for a purpose: names of nodes and transactions.
 pub fn of_purpose(purpose: &str) -> Result<Vec<(String, String)>> {
     spi::query(

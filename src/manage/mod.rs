@@ -21,7 +21,7 @@ mod views;
 use pgrx::{notice, pg_sys};
 
 use crate::catalog::tables::{self, ShardedTable};
-use crate::catalog::{groups, retained};
+use crate::catalog::{groups, retained, routes};
 use crate::error::{Error, Result};
 use crate::manage::table::Table;
 use crate::pg::{guc, lock, on_commit, relation, role, spi};
@@ -161,9 +161,28 @@ fn count_shards(table: &Table) -> Result<i32> {
     Ok(shards.unwrap_or(0))
 }
 
+/// What is read here must be as it is now.
+pub fn require_read_committed() -> Result<()> {
+    checks::require_read_committed()
+}
+
 /// Stops managing a table. Its partitions stay as they are.
 pub fn unmanage(relation: pg_sys::Oid) -> Result<()> {
     relation::require_owner(relation)?;
+    if let Some(copy) = role::as_superuser(|| routes::of(&[relation]))?.first() {
+        return Err(Error::InUse {
+            what: format!(
+                "table \"{}\" has a routing copy on node \"{}\"",
+                relation::display_name(relation)?,
+                copy.node
+            ),
+            hint: format!(
+                "Drop it first with SELECT repart_drop_routing_copy({}, {}): nobody would switch it any more.",
+                spi::quote_literal(relation::name(relation)?),
+                spi::quote_literal(&copy.node)
+            ),
+        });
+    }
     groups::hold_alone(relation)?;
     if let Some(migration) = tables::unfinished_migration(relation)? {
         return Err(Error::InUse {

@@ -33,5 +33,6 @@ pub mod queue;
 pub mod request;
 pub mod retain;
 pub mod revert;
+pub mod routing;
 pub mod target;
 pub mod verify;

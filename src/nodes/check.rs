@@ -289,6 +289,7 @@ mod tests {
             weight: 1.0,
             draining: false,
             connects_as: "postgres".to_owned(),
+            coordinator: None,
         }
     }
 

@@ -5,6 +5,7 @@
 //! - [`facts`] is what a server says of itself, here and there in the same words;
 //! - [`check`] compares the two before a server becomes a node;
 //! - [`registry`] adds, removes and drains;
+//! - [`servers`] looks at foreign servers on a node, by which routing copies reach shards;
 //! - [`shards`] reads what PostgreSQL there counts of shards;
 //! - [`two_phase`] changes several nodes at once, or none;
 //! - [`usage`] reads what the machine of this server is doing;
@@ -15,6 +16,7 @@ pub mod connect;
 mod facts;
 mod reading;
 pub mod registry;
+pub mod servers;
 mod shards;
 pub mod two_phase;
 pub mod usage;

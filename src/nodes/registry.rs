@@ -3,10 +3,11 @@
 use pgrx::notice;
 
 use crate::catalog::nodes::{self, LOCAL, Node};
-use crate::catalog::{journal, node_objects, two_phase};
+use crate::catalog::{journal, node_objects, routes, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::check;
 use crate::nodes::facts::Facts;
+use crate::nodes::servers::{Asked, Goal};
 use crate::nodes::two_phase::prepared_on;
 use crate::pg::{on_commit, spi};
 
@@ -14,6 +15,7 @@ use crate::pg::{on_commit, spi};
 /// checked again; it takes the given weight, and is not draining any more.
 pub fn add(node: &Node) -> Result<()> {
     require_not_local(&node.name)?;
+    let node = &with_known_way_back(node)?;
     if !(node.weight > 0.0 && node.weight.is_finite()) {
         return Err(Error::InvalidParameter {
             what: format!("weight {} is not a positive number", node.weight),
@@ -28,6 +30,9 @@ pub fn add(node: &Node) -> Result<()> {
     }
     let checked = check::check(node)?;
     require_nothing_open_elsewhere(node, &checked.facts)?;
+    if let Some(server) = &node.coordinator {
+        Asked::open(node)?.require_server(server, Goal::Here)?;
+    }
     nodes::upsert(node)?;
     nodes::note_seen(&node.name, &checked.facts)?;
     journal::event("notice", None, &format!("node \"{}\" was added", node.name))?;
@@ -36,6 +41,37 @@ pub fn add(node: &Node) -> Result<()> {
     }
     on_commit::wake_workers();
     Ok(())
+}
+
+/// A node that is added again leads back here as before, unless something else is said.
+fn with_known_way_back(node: &Node) -> Result<Node> {
+    if node.coordinator.is_some() && node.replica_of.is_some() {
+        return Err(Error::InvalidParameter {
+            what: format!(
+                "node \"{}\" is to be a replica, and to have routing copies",
+                node.name
+            ),
+            hint: "A replica has the routing copies of its primary: leave coordinator out."
+                .to_owned(),
+        });
+    }
+    let known = nodes::find(&node.name)?.and_then(|known| known.coordinator);
+    let copies = routes::on(&node.name)?;
+    if let (Some(known), Some(given), Some(table)) = (&known, &node.coordinator, copies.first())
+        && known != given
+    {
+        return Err(in_use(
+            &node.name,
+            &format!(
+                "has a routing copy of table \"{table}\", which leads back here by server \"{known}\""
+            ),
+            "Drop it first with repart_drop_routing_copy(), or change the options of that server there.",
+        ));
+    }
+    Ok(Node {
+        coordinator: node.coordinator.clone().or(known),
+        ..node.clone()
+    })
 }
 
 fn require_not_local(name: &str) -> Result<()> {
@@ -120,6 +156,17 @@ pub fn remove(name: &str) -> Result<()> {
             &format!("holds {shards} shards"),
             &format!(
                 "Move them away first: SELECT repart_drain_node({}) lets it receive no more.",
+                spi::quote_literal(name)
+            ),
+        ));
+    }
+    if let Some(table) = routes::on(name)?.first() {
+        return Err(in_use(
+            name,
+            &format!("has a routing copy of table \"{table}\""),
+            &format!(
+                "Drop it first with SELECT repart_drop_routing_copy({}, {}).",
+                spi::quote_literal(table),
                 spi::quote_literal(name)
             ),
         ));

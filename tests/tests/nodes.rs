@@ -124,7 +124,7 @@ fn a_server_that_cannot_be_a_node_is_refused_with_the_remedy() {
          CREATE SERVER unmapped FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({0});
          CREATE SERVER guests FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({0});
          CREATE USER MAPPING FOR CURRENT_USER SERVER guests OPTIONS (user 'guest');
-         CREATE ROLE somebody LOGIN; GRANT EXECUTE ON FUNCTION repart_add_node(name, float8, name) TO somebody",
+         CREATE ROLE somebody LOGIN; GRANT EXECUTE ON FUNCTION repart_add_node(name, float8, name, name) TO somebody",
         fleet.north.server_options("postgres")
     ));
     session.run("SELECT repart_add_node('north')");

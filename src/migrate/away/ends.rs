@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::migrate::away::link::Link;
 use crate::migrate::job::Job;
 use crate::migrate::names;
+use crate::migrate::routing::Handover;
 use crate::pg::rows::{self, Format};
 use crate::pg::{guc, relation, role, spi};
 use pgrx::pg_sys;
@@ -119,6 +120,8 @@ pub struct Ends {
     pub tag: String,
     /// Which servers these are; see [`Ends::require_same_servers`].
     pub timelines: String,
+    /// What is to be done with a routing copy on the source's node, in the source's session.
+    pub handover: Option<Handover>,
 }
 
 /// What tells objects on a node apart: whose they are, and of which migration.
@@ -158,6 +161,7 @@ impl Ends {
         };
         let mut ends = Self {
             timelines: String::new(),
+            handover: None,
             source: match &source.remote {
                 Some(remote) => there(&remote.node, Role::Source)?,
                 None => End::Here(job.owner),

@@ -31,16 +31,21 @@ use std::collections::btree_map::Entry;
 
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
+use crate::migrate::routing::Sessions;
 use ends::Ends;
 
-/// The connections of a mover: of each migration that it carries out, both ends.
+/// The connections of a mover: of each migration that it carries out, both ends; and those to routing copies.
 #[derive(Default)]
-pub struct Links(BTreeMap<i64, Ends>);
+pub struct Links {
+    ends: BTreeMap<i64, Ends>,
+    /// Where the tables have routing copies, while a switch is tried.
+    pub copies: Sessions,
+}
 
 impl Links {
     /// The ends of a migration, connected to if they are not. Inside a transaction.
     pub fn of(&mut self, job: &Job) -> Result<&mut Ends> {
-        Ok(match self.0.entry(job.id()) {
+        Ok(match self.ends.entry(job.id()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Ends::open(job)?),
         })
@@ -48,13 +53,14 @@ impl Links {
 
     /// Those that are connected to.
     pub fn open(&mut self, job: &Job) -> Result<&mut Ends> {
-        self.0
+        self.ends
             .get_mut(&job.id())
             .ok_or_else(|| Error::Internal("a node is not connected to".to_owned()))
     }
 
     /// Closes all connections, and with them what is not committed there.
     pub fn close(&mut self) {
-        self.0.clear();
+        self.ends.clear();
+        self.copies.close();
     }
 }

@@ -56,6 +56,9 @@ pub fn lock_out(ends: &mut Ends) -> Result<()> {
     };
     if let End::There(link) = &mut ends.source {
         capture::be_polite(link)?;
+        if let Some(copy) = &ends.handover {
+            link.ask(&copy.lock)?;
+        }
         for table in &ends.source_tables {
             link.ask(&format!("LOCK TABLE ONLY {table} IN {mode} MODE"))?;
         }
@@ -67,7 +70,11 @@ pub fn lock_out(ends: &mut Ends) -> Result<()> {
 /// of the running one decides. Last of all, since nobody can use the tables from here on until it is decided.
 pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
     let function = private("capture", &ends.tag);
-    let mut script = format!("DROP FUNCTION {function}() CASCADE;");
+    let mut script = match &ends.handover {
+        Some(copy) => format!("{};", copy.script),
+        None => String::new(),
+    };
+    script += &format!("DROP FUNCTION {function}() CASCADE;");
     for (n, source) in job.migration.spec.sources.iter().enumerate() {
         let Some(remote) = &source.remote else {
             return Ok(());

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::migrate::away::{self, Links};
 use crate::migrate::job::Job;
 use crate::migrate::{
-    capture, default_partition, hold, locks, obstacle, preflight, retain, verify,
+    capture, default_partition, hold, locks, obstacle, preflight, retain, routing, verify,
 };
 use crate::pg::{guc, relation, snapshot_guard, spi};
 
@@ -58,7 +58,16 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
     for job in jobs.iter().filter(|job| job.is_away()) {
         away::switch::require_ready(job, links.of(job)?)?;
     }
+    if let Some(reason) = routing::switch::begin(jobs, links)? {
+        return Ok(Attempt::Waiting(reason));
+    }
     let begun = Instant::now();
+    // Before anything here: their clients hold them while they wait for what is here.
+    let leader = jobs
+        .first()
+        .map(|job| job.migration.leader.unwrap_or(job.id()));
+    let leader = leader.unwrap_or_default();
+    links.copies.lock(leader)?;
     lock_public(&relations)?;
     for job in jobs.iter().filter(|job| job.is_away()) {
         let ends = links.open(job)?;
@@ -96,6 +105,7 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
     for job in jobs.iter().filter(|job| job.is_away()) {
         away::switch::hand_over(job, links.open(job)?)?;
     }
+    links.copies.prepare(leader)?;
     hold();
     Ok(Attempt::Switched)
 }

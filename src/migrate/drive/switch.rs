@@ -88,7 +88,12 @@ impl Drive {
             self.links.close();
         }
         let next = match attempt {
-            Ok(Attempt::Switched) => return Ok(Next::Continue),
+            Ok(Attempt::Switched) => {
+                // Clients of routing copies wait for this.
+                hold::outside(id, "decided", 1);
+                self.links.copies.finish();
+                return Ok(Next::Continue);
+            }
             Ok(Attempt::Waiting(reason)) => Next::Retry(reason),
             Ok(Attempt::Behind(pending)) => {
                 self.behind += 1;

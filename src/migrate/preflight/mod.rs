@@ -10,7 +10,7 @@ use crate::catalog::journal::Spec;
 use crate::catalog::shards;
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
-use crate::migrate::{away, publications, target};
+use crate::migrate::{away, publications, routing, target};
 use crate::pg::relation;
 
 /// Checks what is to be done to a table.
@@ -18,6 +18,7 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     if spec.is_away() {
         away::preflight::require_possible(table, spec)?;
     }
+    routing::check(table, spec)?;
     let name = relation::display_name(table)?;
     let current = shards::of(table)?;
     publications::check(table, &name)?;

@@ -76,7 +76,7 @@ impl Options {
 /// Running clients.
 pub struct Workload {
     options: Options,
-    config: Config,
+    configs: Vec<Config>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<(Memory, Report)>>,
 }
@@ -107,19 +107,24 @@ impl Workload {
 
     /// As [`Workload::start`], without waiting.
     pub fn spawn(cluster: &Cluster, database: &str, options: Options) -> Self {
-        let config = cluster.config(database);
+        Self::spread(&[cluster], database, options)
+    }
+
+    /// As [`Workload::spawn`], with clients that connect to these servers in turn; all of them have the table.
+    pub fn spread(clusters: &[&Cluster], database: &str, options: Options) -> Self {
+        let configs: Vec<Config> = clusters.iter().map(|one| one.config(database)).collect();
         let shared = Arc::new(Shared::default());
         let threads = (0..options.clients)
             .map(|client| {
                 let memory = Memory::of_loaded(client, options.clients, options.keys);
-                let worker =
-                    Worker::new(config.clone(), options.clone(), memory, Arc::clone(&shared));
+                let config = configs[client as usize % configs.len()].clone();
+                let worker = Worker::new(config, options.clone(), memory, Arc::clone(&shared));
                 std::thread::spawn(move || worker.work())
             })
             .collect();
         Self {
             options,
-            config,
+            configs,
             shared,
             threads,
         }
@@ -161,12 +166,14 @@ impl Workload {
             remembered.extend(memory.into_rows());
             report.add(one);
         }
-        self.compare(&remembered, &mut report);
+        for config in &self.configs {
+            self.compare(config, &remembered, &mut report);
+        }
         report
     }
 
-    fn compare(&self, remembered: &BTreeMap<i64, Value>, report: &mut Report) {
-        let mut client = self.config.connect(postgres::NoTls).unwrap();
+    fn compare(&self, config: &Config, remembered: &BTreeMap<i64, Value>, report: &mut Report) {
+        let mut client = config.connect(postgres::NoTls).unwrap();
         let sql = format!(
             "SELECT id, payload, counter FROM {} ORDER BY id",
             self.options.table

@@ -1,0 +1,200 @@
+//! What a routing copy is to lead to, what it leads to, and the statements that make the one of the other.
+
+use crate::catalog::journal::{Source, Target};
+use crate::catalog::routes::{self, Partition, RoutingCopy};
+use crate::error::{Error, Result};
+use crate::migrate::job::Job;
+use crate::pg::spi;
+
+/// Where a partition of a copy leads to, as seen there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A table of another server, through a foreign server of this name: server, schema, table.
+    Far(String, String, String),
+    /// A table of the copy's own node: schema, table.
+    Own(String, String),
+}
+
+/// A partition of a copy.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its schema.
+    pub schema: String,
+    /// Its name, unless it is a table of the copy's own node.
+    pub name: String,
+    /// Its bound, as PostgreSQL prints it.
+    pub bound: String,
+    /// Where it leads to.
+    pub place: Place,
+}
+
+impl Route {
+    /// A partition as it is on the copy's node.
+    pub fn there(partition: Partition) -> Self {
+        let place = match partition.foreign {
+            Some((server, schema, table)) => Place::Far(server, schema, table),
+            None => Place::Own(partition.schema.clone(), partition.name.clone()),
+        };
+        Self {
+            schema: partition.schema,
+            name: partition.name,
+            bound: partition.bound,
+            place,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.bound == other.bound && self.place == other.place
+    }
+
+    fn qualified(&self) -> String {
+        match &self.place {
+            Place::Far(..) => spi::quote_qualified_identifier(&self.schema, &self.name),
+            Place::Own(schema, table) => spi::quote_qualified_identifier(schema, table),
+        }
+    }
+}
+
+/// Where a shard is, as the copy sees it: `remote` as this server sees it, node, schema and table.
+fn place(
+    copy: &RoutingCopy,
+    remote: Option<(String, String, String)>,
+    (schema, name): (&str, &str),
+) -> Place {
+    match remote {
+        None => Place::Far(copy.coordinator.clone(), schema.to_owned(), name.to_owned()),
+        Some((node, schema, table)) if node == copy.node => Place::Own(schema, table),
+        Some((node, schema, table)) => Place::Far(node, schema, table),
+    }
+}
+
+/// What the copy of a table is to lead to now. Partitions there are in the table's schema.
+pub fn wanted(copy: &RoutingCopy, schema: &str) -> Result<Vec<(u32, Route)>> {
+    let route = |shard: Partition| {
+        if shard.has_column_options {
+            return Err(Error::Unsupported {
+                what: format!("shard \"{}\" is a foreign table whose columns have options", shard.name),
+                detail: "A routing copy has the names of columns that this table has.".to_owned(),
+                hint: "Give its columns the names that they have on the node, and drop the options with ALTER FOREIGN TABLE."
+                    .to_owned(),
+            });
+        }
+        let place = place(copy, shard.foreign, (&shard.schema, &shard.name));
+        Ok((
+            shard.oid,
+            Route {
+                schema: schema.to_owned(),
+                name: shard.name,
+                bound: shard.bound,
+                place,
+            },
+        ))
+    };
+    let shards = routes::partitions(copy.relation)?;
+    shards.into_iter().map(route).collect()
+}
+
+/// What it is to lead to after a migration has switched.
+pub fn after(
+    job: &Job,
+    copy: &RoutingCopy,
+    now: &[(u32, Route)],
+    schema: &str,
+) -> Result<Vec<Route>> {
+    let spec = &job.migration.spec;
+    let first = spec.first_source()?;
+    let stays = |(oid, _): &&(u32, Route)| spec.sources.iter().all(|source| source.oid != *oid);
+    let mut routes: Vec<Route> = now
+        .iter()
+        .filter(stays)
+        .map(|(_, route)| route.clone())
+        .collect();
+    for target in &spec.targets {
+        let kept = target.keeps.and_then(|n| spec.sources.get(n));
+        let name = match (kept, &target.name) {
+            (Some(source), _) => source.name.clone(),
+            (None, Some(name)) => name.clone(),
+            (None, None) => return Err(Error::Internal("a target without a name".to_owned())),
+        };
+        let remote = target.remote.as_ref();
+        let remote = remote.map(|r| (r.node.clone(), r.schema.clone(), r.table.clone()));
+        routes.push(Route {
+            schema: schema.to_owned(),
+            place: place(copy, remote, (&first.schema, &name)),
+            name,
+            bound: bound(target),
+        });
+    }
+    Ok(routes)
+}
+
+fn bound(target: &Target) -> String {
+    let end = |bound: &Option<String>, open: &str| {
+        bound.as_ref().map_or(open.to_owned(), spi::quote_literal)
+    };
+    format!(
+        "FOR VALUES FROM ({}) TO ({})",
+        end(&target.lower, "MINVALUE"),
+        end(&target.upper, "MAXVALUE")
+    )
+}
+
+/// Whether a source's table is on the copy's own node.
+pub fn is_own(source: &Source, copy: &RoutingCopy) -> bool {
+    let remote = source.remote.as_ref();
+    remote.is_some_and(|remote| remote.node == copy.node)
+}
+
+/// The first partition of one of them that the other does not have.
+pub fn difference<'a>(one: &'a [Route], other: &'a [Route]) -> Option<&'a Route> {
+    let lacks = |routes: &'a [Route], others: &'a [Route]| {
+        routes
+            .iter()
+            .find(|route| others.iter().all(|other| !other.is_same(route)))
+    };
+    lacks(one, other).or_else(|| lacks(other, one))
+}
+
+/// The statements that make `there` lead to what is wanted, for the table `parent` there; `note` is the function that notes
+/// it for the guard. All of them, in one transaction that holds the table.
+pub fn script(parent: &str, there: &[Route], wanted: &[Route], note: &str) -> String {
+    let mut script = String::new();
+    for route in there {
+        if wanted.iter().any(|other| other.is_same(route)) {
+            continue;
+        }
+        let name = route.qualified();
+        script += &match &route.place {
+            Place::Far(..) => format!("DROP FOREIGN TABLE {name};"),
+            Place::Own(..) => format!("ALTER TABLE {parent} DETACH PARTITION {name};"),
+        };
+    }
+    let mut changed = vec![parent.to_owned()];
+    for route in wanted {
+        if there.iter().any(|other| other.is_same(route)) {
+            continue;
+        }
+        let (name, bound) = (route.qualified(), &route.bound);
+        script += &match &route.place {
+            Place::Far(server, schema, table) => format!(
+                "CREATE FOREIGN TABLE {name} PARTITION OF {parent} {bound} SERVER {}
+                     OPTIONS (schema_name {}, table_name {});",
+                spi::quote_identifier(server),
+                spi::quote_literal(schema),
+                spi::quote_literal(table)
+            ),
+            // Its CHECK proves the bound: it is not scanned.
+            Place::Own(..) => format!("ALTER TABLE {parent} ATTACH PARTITION {name} {bound};"),
+        };
+        // Whoever uses a table of the node itself as a shard, from another server, has waited for this transaction with a
+        // snapshot that sees all of its rows: they were committed before.
+        if matches!(route.place, Place::Far(..)) {
+            changed.push(name);
+        }
+    }
+    let changed: Vec<String> = changed
+        .iter()
+        .map(|name| format!("{}::regclass", spi::quote_literal(name)))
+        .collect();
+    script + &format!("SELECT {note}(ARRAY[{}]::oid[])", changed.join(", "))
+}
