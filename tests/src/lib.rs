@@ -6,6 +6,7 @@
 //! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
 //! - [`disk`]: a small file system to fill;
 //! - [`snapshot`]: transactions that are older than a cutover;
+//! - [`upgrade`]: a next version of the extension;
 //! - [`aftermath`]: what must not be left when a migration has ended;
 //! - [`describe`]: what a shard is made of, to compare it with its replacement;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
@@ -30,5 +31,6 @@ pub mod proxy;
 pub mod repart;
 pub mod run_dir;
 pub mod snapshot;
+pub mod upgrade;
 pub mod wait;
 pub mod workload;

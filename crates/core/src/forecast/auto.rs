@@ -2,6 +2,7 @@
 
 use super::{
     ForecastError, Forecaster, Model, Options,
+    analog::Analog,
     combine::{self, Member, combine},
     confidence::confidence,
     ets::Ets,
@@ -142,12 +143,14 @@ impl Trial<'_> {
             add(&LogLinear, seasons);
             add(&Mstl, seasons);
         }
+        add(&Analog, seasons);
         if let Some(day) = self.history.day {
             let seasons = [day];
             add(&spar, &seasons);
             add(&profile, &seasons);
             add(&LogLinear, &seasons);
             add(&Mstl, &seasons);
+            add(&Analog, &seasons);
         }
         let combined = combine(&members, &self.weights);
         let dominant = combined.shares.iter().position(|share| *share >= DOMINANT);
