@@ -142,8 +142,8 @@ impl Trial<'_> {
             add(&profile, seasons);
             add(&LogLinear, seasons);
             add(&Mstl, seasons);
+            add(&Analog, seasons);
         }
-        add(&Analog, seasons);
         if let Some(day) = self.history.day {
             let seasons = [day];
             add(&spar, &seasons);
