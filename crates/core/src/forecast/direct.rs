@@ -2,7 +2,7 @@
 //! fitted at some steps only and interpolated; beyond the last one, forecasts are made from forecasts.
 //!
 //! What SPAR and the regression on profiles share: they differ in what they look at. Values are logarithms, see
-//! [`super::logarithm`]. Fitted to absolute errors by reweighting (Holland and Welsch 1977): bursts are not usual.
+//! [`super::logarithm`]. Rows can be weighed anew by their errors, which fits to absolute ones (Holland and Welsch 1977).
 
 use super::{
     Fitted, ForecastError,
@@ -126,7 +126,7 @@ fn coefficients(
     None
 }
 
-/// Makes weights of the sizes of errors, with which squares count as absolute values.
+/// Makes weights of the sizes of errors, with which their squares count as they do.
 fn weigh(errors: &mut [f64]) {
     let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
     let small = (SMALL_ERROR * mean).max(f64::MIN_POSITIVE);

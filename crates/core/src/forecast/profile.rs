@@ -2,7 +2,7 @@
 //!
 //! A smaller sister of [`super::spar`]: where that has a coefficient per day and per recent step, this has one per
 //! *exponentially weighted mean* of them, a dozen in all. Few coefficients need few rows, which serves short and
-//! noisy histories. Fitted to absolute errors by reweighting (Holland and Welsch 1977): bursts are not usual.
+//! noisy histories. Fitted to absolute errors: bursts are not usual.
 //! A member of the ensemble only.
 
 use crate::series::Series;
