@@ -7,6 +7,7 @@
 //! - [`moves`]: the same for migrations in which nodes have a part;
 //! - [`disk`]: a small file system to fill;
 //! - [`snapshot`]: transactions that are older than a cutover;
+//! - [`upgrade`]: a next version of the extension;
 //! - [`aftermath`]: what must not be left when a migration has ended;
 //! - [`describe`]: what a shard is made of, to compare it with its replacement;
 //! - [`workload`]: clients that remember what they committed and so notice every wrong answer;
@@ -33,5 +34,6 @@ pub mod proxy;
 pub mod repart;
 pub mod run_dir;
 pub mod snapshot;
+pub mod upgrade;
 pub mod wait;
 pub mod workload;

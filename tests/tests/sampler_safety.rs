@@ -8,6 +8,7 @@ use std::time::Duration;
 use postgres::Client;
 use repart_tests::cluster::{Cluster, Shutdown};
 use repart_tests::repart::Session;
+use repart_tests::upgrade::offer_next_version;
 use repart_tests::wait::{LONG, wait_until};
 
 const KEYS: i64 = 3_000;
@@ -306,29 +307,10 @@ fn the_extension_can_be_dropped_and_created_again_while_sessions_run() {
     assert_eq!(after.0 - before.0, 20);
 }
 
-/// A script as a next version would have one: all functions anew, and a table with a column more.
-fn upgrade_script(cluster: &Cluster) -> String {
-    let script = cluster.extension_dir().join("repart--0.1.0.sql");
-    let install = std::fs::read_to_string(script).unwrap();
-    let functions: Vec<String> = install
-        .split(";\n")
-        .filter_map(|statement| {
-            let at = statement.find("CREATE  FUNCTION")?;
-            Some(statement[at..].replace("CREATE  FUNCTION", "CREATE OR REPLACE FUNCTION"))
-        })
-        .collect();
-    assert!(functions.len() > 20, "{} functions", functions.len());
-    format!(
-        "{};\nALTER TABLE repart.samples ADD COLUMN more int;\n",
-        functions.join(";\n")
-    )
-}
-
 #[test]
 fn the_extension_can_be_upgraded_while_sessions_run() {
     let cluster = Cluster::with_repart(SETTINGS);
-    let next = cluster.extension_dir().join("repart--0.1.0--next.sql");
-    std::fs::write(&next, upgrade_script(&cluster)).unwrap();
+    offer_next_version(&cluster);
     let mut session = Session::open(&cluster, "postgres");
     session.create_sharded_table("orders", &[1_500], KEYS);
     let mut client = cluster.connect("postgres");

@@ -8,7 +8,7 @@ use crate::{Error, trace::SECOND};
 
 /// How the program is called.
 pub const USAGE: &str = "usage: repart-backtest FOLDER [--part test|validation|FROM-TO] [--origins N] \
-[--models a,b,…] [--only TEXT] [--season auto|STEPS] [--least-step SECONDS] [--index-step SECONDS] [--m4 N]
+[--models a,b,…] [--only TEXT] [--season auto|STEPS] [--least-step SECONDS] [--index-step SECONDS] [--m4 N] [--shards N]
   FOLDER        CSV files: time or index, value. Files m4_hourly_train.csv and m4_hourly_test.csv are M4's split
   --part        which part of each trace to forecast: the last 30 % (test), the 30 % before (validation), or in percent
   --origins     forecasts per trace (60)
@@ -17,7 +17,8 @@ pub const USAGE: &str = "usage: repart-backtest FOLDER [--part test|validation|F
   --season      season given by hand, in steps (auto: detected)
   --least-step  finer traces are averaged to this step (900)
   --index-step  what one unit of an index is (3600)
-  --m4          evaluate every N-th series of M4 (1)";
+  --m4          evaluate every N-th series of M4 (1)
+  --shards      instead, the time to forecast N made-up shards at once";
 
 /// Which part of each trace is forecast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Arguments {
     pub index_step: i64,
     /// Every so-manieth series of M4.
     pub m4: usize,
+    /// Shards to forecast at once, instead of traces.
+    pub shards: Option<usize>,
 }
 
 impl Arguments {
@@ -93,6 +96,7 @@ impl Arguments {
             least_step: 900 * SECOND,
             index_step: 3_600 * SECOND,
             m4: 1,
+            shards: None,
         };
         while let Some(word) = words.next() {
             match word.strip_prefix("--") {
@@ -134,6 +138,7 @@ impl Arguments {
             "least-step" => self.least_step = micros()?,
             "index-step" => self.index_step = micros()?,
             "m4" => self.m4 = number()?,
+            "shards" => self.shards = Some(number()?),
             "models" => {
                 let models: Result<_, _> = value.split(',').map(str::parse).collect();
                 self.models = models

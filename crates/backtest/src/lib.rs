@@ -6,6 +6,8 @@
 
 pub mod arguments;
 pub mod clock;
+pub mod fleet;
+pub mod hindsight;
 pub mod m4;
 pub mod report;
 pub mod rolling;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use repart_backtest::{
     Error,
     arguments::{Arguments, Part},
-    m4,
+    fleet, hindsight, m4,
     report::{self, Evaluated},
     rolling::{self, Task},
     trace,
@@ -24,6 +24,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
+    if let Some(shards) = arguments.shards {
+        let fleet = fleet::measure(shards).map_err(|e| Error::Usage(e.to_string()))?;
+        report::print_fleet(&fleet);
+        return Ok(());
+    }
     let mut all = Vec::new();
     for path in traces(&arguments.folder, &arguments.only)? {
         let trace = trace::read(&path, arguments.least_step, arguments.index_step)?;
@@ -38,6 +43,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         report::print_trace(&trace, &task);
         let scores = rolling::evaluate(&trace, &task, arguments);
         report::print_scores(&scores);
+        report::print_hindsight(&hindsight::errors(&trace, &task), &scores);
         all.push(Evaluated {
             name: trace.name,
             task,

@@ -1,6 +1,7 @@
 //! The tables that are printed.
 
 use crate::{
+    fleet::Fleet,
     m4,
     rolling::{Scores, Task},
     score::{Score, geometric_mean},
@@ -57,6 +58,22 @@ pub fn print_scores(scores: &Scores) {
     for (name, score) in scores {
         println!("{}", row(name, score, naive));
     }
+}
+
+/// Prints how far a curve is off that was drawn afterwards: see [`crate::hindsight`].
+pub fn print_hindsight(errors: &[f64], scores: &Scores) {
+    let Some((_, naive)) = scores.first() else {
+        return;
+    };
+    let pairs = || errors.iter().zip(&naive.by_horizon);
+    let mut line = format!("{:<16}", "in hindsight");
+    for (error, sums) in pairs() {
+        line += &format!(" {:>9.2}", 100.0 * error / sums.measured);
+    }
+    for (error, sums) in pairs() {
+        line += &format!(" {:>9.3}", error / sums.errors);
+    }
+    println!("{line}");
 }
 
 /// WAPE and pinball of a model relative to those of seasonal naive, per horizon.
@@ -174,4 +191,22 @@ pub fn print_m4(name: &str, score: &m4::Score) {
         100.0 * score.coverage,
         score.millis
     );
+}
+
+/// Prints what forecasting many shards at once took.
+pub fn print_fleet(fleet: &Fleet) {
+    println!(
+        "{} shards, four weeks of hours each, forecast a day ahead in {:.2} s of one processor",
+        fleet.shards, fleet.seconds
+    );
+    for (name, sums) in [
+        ("shared fits", fleet.shared),
+        ("their own fits", fleet.alone),
+    ] {
+        println!(
+            "{name:<16} WAPE {:>5.2} %  q90 cov. {:>5.1} %",
+            100.0 * sums.wape(),
+            100.0 * sums.coverage()
+        );
+    }
 }

@@ -31,7 +31,8 @@ impl Sums {
         self.covered / self.count.max(1.0)
     }
 
-    fn add(&mut self, measured: f64, quantiles: [f64; 3]) {
+    /// Adds a step, with what q50, q90 and q99 said of it.
+    pub fn add(&mut self, measured: f64, quantiles: [f64; 3]) {
         self.errors += (measured - quantiles[0]).abs();
         self.measured += measured.abs();
         let losses = LEVELS.iter().zip(quantiles);

@@ -12,6 +12,10 @@ pub const SECOND: i64 = 1_000_000;
 /// Microseconds per day.
 pub const DAY: i64 = 86_400 * SECOND;
 
+/// From here on an index is Unix time: in seconds since 1973, in milliseconds since then too.
+const UNIX_SECONDS: f64 = 1e8;
+const UNIX_MILLISECONDS: f64 = 1e11;
+
 /// A trace, resampled to a regular step.
 #[derive(Debug, Clone)]
 pub struct Trace {
@@ -32,7 +36,8 @@ impl Trace {
 }
 
 /// Reads a trace. Its step is the median spacing of its times, at least `coarsest_fine` µs (finer traces are
-/// averaged); an index counts in units of `index_step` µs, or is named by its header: second, minute, hour.
+/// averaged); an index counts in units of `index_step` µs, or is named by its header: second, minute, hour, day.
+/// Numbers from 10^8 on are Unix time.
 ///
 /// # Errors
 /// [`Error::Read`], or [`Error::NotATrace`] where lines have no time or no number.
@@ -83,12 +88,21 @@ fn parse_line(line: &str, unit: i64) -> Option<(i64, f64)> {
     let at = fields.next()?;
     let value = fields.next()?;
     let at = match at.parse::<f64>() {
-        Ok(index) => (index * unit as f64).round() as i64,
+        Ok(index) => (index * unit_of(index, unit) as f64).round() as i64,
         Err(_) => parse_time(at)?,
     };
     match value {
         "" | "NA" | "NaN" | "nan" => Some((at, f64::NAN)),
         number => Some((at, number.parse().ok()?)),
+    }
+}
+
+/// The unit of a number in the first column: what is too large for an index is Unix time, in seconds or milliseconds.
+fn unit_of(index: f64, unit: i64) -> i64 {
+    match index {
+        _ if index >= UNIX_MILLISECONDS => SECOND / 1_000,
+        _ if index >= UNIX_SECONDS => SECOND,
+        _ => unit,
     }
 }
 
@@ -152,5 +166,14 @@ mod tests {
         assert_eq!(parse_line("3,7.5", 60 * SECOND), Some((180 * SECOND, 7.5)));
         assert!(parse_line("3,", 1).is_some_and(|(_, value)| value.is_nan()));
         assert_eq!(parse_line("3,seven", 1), None);
+    }
+
+    #[test]
+    fn large_numbers_are_unix_time() {
+        let hour = 3_600 * SECOND;
+        let at = 1_700_000_000 * SECOND;
+        assert_eq!(parse_line("1700000000,2", hour), Some((at, 2.0)));
+        assert_eq!(parse_line("1700000000000,2", hour), Some((at, 2.0)));
+        assert_eq!(parse_line("20000,2", hour), Some((20_000 * hour, 2.0)));
     }
 }

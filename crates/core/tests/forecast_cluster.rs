@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::f64::consts::TAU;
-use std::time::Instant;
 
 use repart_core::forecast::{Forecast, Model, Options, Season, cluster::forecast_all, forecast};
 use repart_core::series::Series;
@@ -108,22 +107,4 @@ fn odd_series_among_many_get_a_forecast_or_a_clear_error() {
         }
     }
     assert_eq!(made, forecast_all(&all, &options()));
-}
-
-/// Prints the time of ten thousand; `cargo test -p repart-core --release --test forecast_cluster -- --ignored
-/// --nocapture`. Not timed otherwise: a time says nothing on a busy machine.
-#[test]
-#[ignore = "a measurement, run by hand or by make backtest"]
-fn ten_thousand_series() {
-    let past: Vec<Series> = (0..10_000)
-        .map(|number| series(&shard(number, STEPS)))
-        .collect();
-    let started = Instant::now();
-    let made = forecast_all(&past, &options());
-    println!(
-        "{} series in {:.1} s",
-        made.len(),
-        started.elapsed().as_secs_f64()
-    );
-    assert!(made.iter().all(Result::is_ok));
 }

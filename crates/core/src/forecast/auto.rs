@@ -2,6 +2,7 @@
 
 use super::{
     ForecastError, Forecaster, Model, Options,
+    analog::Analog,
     combine::{self, Member, combine},
     confidence::confidence,
     ets::Ets,
@@ -141,6 +142,7 @@ impl Trial<'_> {
             add(&profile, seasons);
             add(&LogLinear, seasons);
             add(&Mstl, seasons);
+            add(&Analog, seasons);
         }
         if let Some(day) = self.history.day {
             let seasons = [day];
@@ -148,6 +150,7 @@ impl Trial<'_> {
             add(&profile, &seasons);
             add(&LogLinear, &seasons);
             add(&Mstl, &seasons);
+            add(&Analog, &seasons);
         }
         let combined = combine(&members, &self.weights);
         let dominant = combined.shares.iter().position(|share| *share >= DOMINANT);

@@ -68,11 +68,6 @@ impl Regression {
         }
     }
 
-    /// How many rows were added.
-    pub(super) fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// The coefficients that minimise the squared error + `ridge` × the mean of the diagonal × their
     /// squared distance from `prior`; `None` if the equations have no finite solution.
     pub(super) fn solve(&mut self, ridge: f64, prior: &[f64]) -> Option<Vec<f64>> {

@@ -8,6 +8,7 @@
 //! Pure and deterministic; the cost is bounded whatever the length of the history (see
 //! [`prepare::MAX_HISTORY`] and [`skill::MAX_ORIGINS`]).
 
+mod analog;
 pub mod auto;
 mod calibration;
 pub mod cluster;

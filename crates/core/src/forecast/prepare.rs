@@ -4,17 +4,9 @@ use crate::series::{Series, fill_linearly, usable_or_nan};
 
 use super::{ForecastError, Season, outage, regime, seasons, shift};
 
-/// The steps in which seasons are looked for: the last so many.
-pub const MAX_DETECTION: usize = 4_096;
-
-/// The steps that models are fitted to, at least, where there are as many: twelve weeks of hours.
-pub const MIN_HISTORY: usize = 2_016;
-
-/// The cycles of the longest season that models are fitted to, where that is more than [`MIN_HISTORY`].
-pub const MAX_CYCLES: usize = 8;
-
-/// The steps that models are fitted to, at most.
-pub const MAX_HISTORY: usize = MAX_DETECTION;
+/// The steps that seasons are looked for in and models are fitted to: the last so many, 24 weeks of hours. With less,
+/// a forecast of the next hour is worse.
+pub const MAX_HISTORY: usize = 4_096;
 
 /// Microseconds per day.
 const DAY: i64 = 86_400_000_000;
@@ -83,18 +75,10 @@ pub fn prepare(series: &Series, season: Season) -> Result<History, ForecastError
         fill_from_season(&mut values, *season);
     }
     fill_linearly(&mut values);
-    let longest = seasons.last().copied().unwrap_or(0);
-    let keep = longest
-        .saturating_mul(MAX_CYCLES)
-        .clamp(MIN_HISTORY, MAX_HISTORY);
-    let mut cut = values.len().saturating_sub(keep);
-    if let Some(season) = seasons.first() {
-        shift::undo_level_shift(values.get_mut(cut..).unwrap_or_default(), *season);
-        let kept = values.get(cut..).unwrap_or_default();
-        cut += regime::begin(kept, *season).unwrap_or(0);
-    } else {
-        shift::undo_level_shift(values.get_mut(cut..).unwrap_or_default(), 1);
-    }
+    let shortest = seasons.first().copied();
+    shift::undo_level_shift(&mut values, shortest.unwrap_or(1));
+    let cut = shortest.and_then(|season| regime::begin(&values, season));
+    let cut = cut.unwrap_or(0);
     let seasons: Vec<usize> = seasons
         .into_iter()
         .filter(|season| *season <= values.len() - cut)
@@ -142,9 +126,9 @@ fn with_week(mut seasons: Vec<usize>, step: i64, count: usize) -> Vec<usize> {
     seasons
 }
 
-/// The last [`MAX_DETECTION`] values from the first usable one on, the others NaN; `None` without any.
+/// The last [`MAX_HISTORY`] values from the first usable one on, the others NaN; `None` without any.
 fn recent(series: &Series) -> Option<Vec<f64>> {
-    let old = series.values.len().saturating_sub(MAX_DETECTION);
+    let old = series.values.len().saturating_sub(MAX_HISTORY);
     let mut values: Vec<f64> = series
         .values
         .iter()
@@ -208,7 +192,7 @@ mod tests {
         let mut values = vec![f64::NAN; 10];
         values.extend((0..20_000).map(f64::from));
         let history = prepare(&series(values), Season::Steps(1)).unwrap();
-        assert_eq!(history.series.len(), MIN_HISTORY);
+        assert_eq!(history.series.len(), MAX_HISTORY);
         assert_eq!(history.series.end(), 20_010);
         assert_eq!(
             history.rescale(*history.series.values.last().unwrap()),

@@ -2,16 +2,14 @@
 //!
 //! A smaller sister of [`super::spar`]: where that has a coefficient per day and per recent step, this has one per
 //! *exponentially weighted mean* of them, a dozen in all. Few coefficients need few rows, which serves short and
-//! noisy histories. Fitted to absolute errors by reweighting (Holland and Welsch 1977): bursts are not usual.
+//! noisy histories. Fitted to absolute errors: bursts are not usual.
 //! A member of the ensemble only.
 
 use crate::series::Series;
 
 use super::{
     Fitted, ForecastError, Forecaster,
-    direct::{self, Knots},
-    linear::{Regression, dot},
-    logarithm::Logarithm,
+    direct::{self, Features, Look},
 };
 
 /// The weights of the latest day in the profiles of the day.
@@ -26,22 +24,11 @@ const SPANS: [f64; 5] = [0.0, 1.0 / 24.0, 0.17, 0.6, 2.0];
 /// The part of a season to either side over which times of day are averaged in the smoothest profile.
 const SMOOTHED: usize = 48;
 
-/// The rows of a regression, at most: beyond, rows are skipped evenly.
-const MAX_ROWS: usize = 800;
-
 /// The rows that a coefficient needs.
 const ROWS_PER_COEFFICIENT: usize = 4;
 
-/// How much coefficients are shrunk towards the mean of the slow profiles.
-const RIDGE: f64 = 1e-3;
-
-/// The times that rows are weighed anew by their errors.
-const PASSES: usize = 2;
-
-/// Errors below this part of their mean weigh alike.
-const SMALL_ERROR: f64 = 0.5;
-
-const NAME: &str = "profile";
+/// The seasons that are enough to know what is usual.
+const MEMORY: usize = 12;
 
 /// Profile regression. Needs a season; the longer one is left out where the history is short.
 #[derive(Debug, Clone, Copy)]
@@ -50,50 +37,54 @@ pub(super) struct Profile {
     pub horizon: usize,
 }
 
-struct FittedProfile {
+/// The seasons it looks at.
+struct Seasons {
     day: usize,
     week: Option<usize>,
-    knots: Knots,
-    scale: Logarithm,
-    values: Vec<f64>,
 }
 
 impl Forecaster for Profile {
     fn name(&self) -> &'static str {
-        NAME
+        Seasons::NAME
     }
 
     fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError> {
         let values = series.fill_gaps().values;
         let found = values.len();
         let day = seasons.first().copied();
-        let day = day.ok_or(ForecastError::NoSeason { model: NAME })?;
+        let day = day.ok_or(ForecastError::NoSeason {
+            model: Seasons::NAME,
+        })?;
         let size = 2 + DAY_WEIGHTS.len() + WEEK_WEIGHTS.len() + SPANS.len();
         let needed = |longest: usize| longest + 2 * day + ROWS_PER_COEFFICIENT * size;
         let week = seasons.get(1).copied();
         let week = week.filter(|week| needed(*week) <= found);
         if needed(day) > found {
             return Err(ForecastError::TooShort {
-                model: NAME,
+                model: Seasons::NAME,
                 needed: needed(day),
                 found,
             });
         }
-        let does_not_fit = |reason: &str| ForecastError::DoesNotFit {
-            model: NAME,
-            reason: reason.to_owned(),
-        };
-        let scale = Logarithm::of(&values).ok_or_else(|| does_not_fit("all values are zero"))?;
-        let logs = scale.to(&values);
-        let usual = Usual::of(&logs, day, week);
-        let knots = Knots::fit(day.min(self.horizon), |ahead| knot(&logs, &usual, ahead));
-        Ok(Box::new(FittedProfile {
-            knots: knots.ok_or_else(|| does_not_fit("its regression has no solution"))?,
-            day,
-            week,
-            scale,
-            values,
-        }))
+        direct::fit(Seasons { day, week }, values, self.horizon)
+    }
+}
+
+impl Look for Seasons {
+    const NAME: &'static str = "profile";
+    const PASSES: usize = 2;
+    type Features = Usual;
+
+    fn at(&self, logs: &[f64]) -> Usual {
+        Usual::of(logs, self.day, self.week)
+    }
+
+    fn direct(&self) -> usize {
+        self.day
+    }
+
+    fn memory(&self) -> usize {
+        MEMORY * self.week.unwrap_or(self.day)
     }
 }
 
@@ -147,14 +138,19 @@ impl Usual {
             first: week.unwrap_or(day) + day,
         }
     }
+}
 
-    /// The features, the intercept among them.
+impl Features for Usual {
     fn size(&self) -> usize {
         1 + self.profiles.len() + self.deviations.len()
     }
 
-    /// Writes the features for forecasting `ahead` steps, at most a season, after index `last`.
-    fn features(&self, last: usize, ahead: usize, into: &mut Vec<f64>) {
+    fn first(&self) -> usize {
+        self.first
+    }
+
+    /// At most a season ahead.
+    fn write(&self, last: usize, ahead: usize, into: &mut Vec<f64>) {
         into.clear();
         into.push(1.0);
         let at = |curve: &Vec<f64>, index: usize| curve.get(index).copied().unwrap_or(0.0);
@@ -162,7 +158,7 @@ impl Usual {
         into.extend(self.deviations.iter().map(|curve| at(curve, last)));
     }
 
-    /// The coefficients before anything is known: the mean of the slow profiles.
+    /// The mean of the slow profiles.
     fn prior(&self) -> Vec<f64> {
         let slow = self.profiles.len() - self.fast;
         let share = 1.0 / slow.max(1) as f64;
@@ -228,71 +224,6 @@ fn recent_means(differences: &[f64], span: f64, season: usize) -> Vec<f64> {
     differences.iter().enumerate().map(step).collect()
 }
 
-/// Fits the coefficients for one step ahead.
-fn knot(logs: &[f64], usual: &Usual, ahead: usize) -> Option<Vec<f64>> {
-    let end = logs.len().checked_sub(ahead)?;
-    let stride = end.saturating_sub(usual.first).div_ceil(MAX_ROWS).max(1);
-    let (mut rows, mut targets, mut row) = (Vec::new(), Vec::new(), Vec::new());
-    for last in (usual.first..end).rev().step_by(stride) {
-        usual.features(last, ahead, &mut row);
-        rows.extend_from_slice(&row);
-        targets.push(*logs.get(last + ahead)?);
-    }
-    if targets.len() < 2 {
-        return None;
-    }
-    let prior = usual.prior();
-    let mut weights = vec![1.0; targets.len()];
-    for pass in 0.. {
-        let mut regression = Regression::new(usual.size() - 1);
-        let all = rows.chunks_exact(usual.size()).zip(&targets);
-        for ((row, target), weight) in all.clone().zip(&weights) {
-            regression.add(row, *target, *weight);
-        }
-        let coefficients = regression.solve(RIDGE, &prior)?;
-        if pass == PASSES {
-            return Some(coefficients);
-        }
-        let errors = all.map(|(row, target)| (target - dot(&coefficients, row)).abs());
-        weights = errors.collect();
-        let mean = weights.iter().sum::<f64>() / weights.len() as f64;
-        let small = (SMALL_ERROR * mean).max(f64::MIN_POSITIVE);
-        weights
-            .iter_mut()
-            .for_each(|error| *error = small / error.max(small));
-    }
-    None
-}
-
-impl Fitted for FittedProfile {
-    fn model(&self) -> &'static str {
-        NAME
-    }
-
-    fn history(&self) -> &[f64] {
-        &self.values
-    }
-
-    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
-        let logs = self.scale.to(values);
-        let shared = Usual::of(&logs, self.day, self.week);
-        let block = |usual: &Usual, count: usize, most: usize| {
-            let last = count.saturating_sub(1);
-            let features = |ahead: usize, row: &mut Vec<f64>| usual.features(last, ahead, row);
-            self.knots.block(most, self.scale, features)
-        };
-        let go_on = |known: &[f64], left: usize| {
-            block(&Usual::of(known, self.day, self.week), known.len(), left)
-        };
-        let curve = |origin: &usize| {
-            let begin = block(&shared, *origin, horizon);
-            let curve = direct::go_on(begin, &logs, *origin, horizon, go_on);
-            self.scale.back(curve)
-        };
-        Some(origins.iter().map(curve).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,7 +284,9 @@ mod tests {
         };
         assert_eq!(
             fit(vec![1.0; 500], &[]),
-            Err(ForecastError::NoSeason { model: NAME })
+            Err(ForecastError::NoSeason {
+                model: Seasons::NAME
+            })
         );
         assert!(matches!(
             fit(vec![1.0; 60], &[24]),

@@ -9,6 +9,9 @@ use super::{Fitted, ForecastError, Forecaster};
 /// The steps over which the level is averaged where there is no season.
 const LEVEL_STEPS: usize = 12;
 
+/// The last steps by which it is judged whether the last value or their mean foretells the next.
+const JUDGED_STEPS: usize = 512;
+
 const NAME: &str = "seasonal_naive";
 
 /// Repeats the last season. Among several seasons the one that repeated best so far (the smallest mean
@@ -106,7 +109,7 @@ fn seasonal_difference(values: &[f64], season: usize, judged: usize) -> f64 {
 /// The last value or the recent mean, whichever foretold the next value better.
 fn level(values: &[f64]) -> f64 {
     let (mut by_last, mut by_mean) = (0.0, 0.0);
-    for window in values.windows(LEVEL_STEPS + 1) {
+    for window in last(values, JUDGED_STEPS).windows(LEVEL_STEPS + 1) {
         if let [before @ .., next] = window {
             by_last += before.last().map_or(0.0, |v| (next - v).abs());
             by_mean += (next - mean(before)).abs();

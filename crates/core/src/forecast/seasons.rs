@@ -63,7 +63,7 @@ struct Candidate {
 
 /// The seasons of a series without gaps, in steps, ascending; empty if there is none.
 ///
-/// Costs time in the order of n²/3 for n values; callers bound n (see [`super::prepare::MAX_DETECTION`]).
+/// Costs time in the order of n²/3 for n values; callers bound n (see [`super::prepare::MAX_HISTORY`]).
 pub fn detect(values: &[f64]) -> Vec<usize> {
     let largest = values.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
     let longest = values.len() / MIN_CYCLES;

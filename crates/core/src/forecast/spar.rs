@@ -11,9 +11,7 @@ use crate::series::Series;
 
 use super::{
     Fitted, ForecastError, Forecaster,
-    direct::{self, Knots},
-    linear::Regression,
-    logarithm::Logarithm,
+    direct::{self, Features, Look},
 };
 
 /// The seasons looked back: a week of days.
@@ -25,19 +23,11 @@ const MAX_LONGER: usize = 3;
 /// The recent deviations, at most.
 const MAX_LAGS: usize = 24;
 
-/// The rows of a regression, at most: beyond, rows are skipped evenly.
-const MAX_ROWS: usize = 800;
-
 /// The rows that a coefficient needs.
 const ROWS_PER_COEFFICIENT: usize = 3;
 
-/// How much coefficients are shrunk.
-const RIDGE: f64 = 1e-3;
-
 /// The steps that are forecast directly without a season; the rest from forecasts.
 const DIRECT: usize = 48;
-
-const NAME: &str = "spar";
 
 /// SPAR. Fits as many seasons and deviations as the history has rows for.
 #[derive(Debug, Clone, Copy)]
@@ -145,61 +135,62 @@ impl Shape {
     }
 }
 
-struct FittedSpar {
-    shape: Shape,
-    knots: Knots,
-    scale: Logarithm,
-    values: Vec<f64>,
-}
-
 impl Forecaster for Spar {
     fn name(&self) -> &'static str {
-        NAME
+        Shape::NAME
     }
 
     fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError> {
         let values = series.fill_gaps().values;
         let found = values.len();
         let shape = Shape::of(found, seasons).ok_or(ForecastError::TooShort {
-            model: NAME,
+            model: Shape::NAME,
             needed: 2 * seasons.first().copied().unwrap_or(0) + 12,
             found,
         })?;
-        let does_not_fit = |reason: &str| ForecastError::DoesNotFit {
-            model: NAME,
-            reason: reason.to_owned(),
-        };
-        let scale = Logarithm::of(&values).ok_or_else(|| does_not_fit("all values are zero"))?;
-        let logs = scale.to(&values);
-        let past = Past::new(&logs, &shape);
-        let knots = Knots::fit(shape.direct.min(self.horizon), |ahead| knot(&past, ahead));
-        Ok(Box::new(FittedSpar {
-            knots: knots.ok_or_else(|| does_not_fit("its regression has no solution"))?,
-            shape,
-            scale,
-            values,
-        }))
+        direct::fit(shape, values, self.horizon)
+    }
+}
+
+impl Look for Shape {
+    const NAME: &'static str = "spar";
+    const PASSES: usize = 0;
+    type Features = Past;
+
+    fn at(&self, logs: &[f64]) -> Past {
+        Past {
+            deviations: deviations(logs, self),
+            logs: logs.to_vec(),
+            shape: self.clone(),
+        }
+    }
+
+    fn direct(&self) -> usize {
+        self.direct
+    }
+
+    fn memory(&self) -> usize {
+        self.reach() * 2 + 1
     }
 }
 
 /// What features are made of.
-struct Past<'a> {
-    logs: &'a [f64],
+struct Past {
+    logs: Vec<f64>,
     deviations: Vec<f64>,
-    shape: &'a Shape,
+    shape: Shape,
 }
 
-impl<'a> Past<'a> {
-    fn new(logs: &'a [f64], shape: &'a Shape) -> Self {
-        Self {
-            deviations: deviations(logs, shape),
-            logs,
-            shape,
-        }
+impl Features for Past {
+    fn size(&self) -> usize {
+        self.shape.size()
     }
 
-    /// Writes the features for forecasting `ahead` steps after index `last`.
-    fn features(&self, last: usize, ahead: usize, into: &mut Vec<f64>) {
+    fn first(&self) -> usize {
+        self.shape.reach()
+    }
+
+    fn write(&self, last: usize, ahead: usize, into: &mut Vec<f64>) {
         into.clear();
         into.push(1.0);
         let target = last + ahead;
@@ -215,6 +206,15 @@ impl<'a> Past<'a> {
             deviation.copied().unwrap_or(0.0)
         }));
     }
+
+    /// The mean of the seasons that deviations are from.
+    fn prior(&self) -> Vec<f64> {
+        let bases = &self.shape.bases;
+        let share = 1.0 / bases.len().max(1) as f64;
+        let of = |offset: &usize| if bases.contains(offset) { share } else { 0.0 };
+        let offsets = self.shape.offsets.iter().map(of);
+        std::iter::once(0.0).chain(offsets).collect()
+    }
 }
 
 /// Δy at each step; 0 where it has no past. The value itself where there is no season.
@@ -229,65 +229,4 @@ fn deviations(values: &[f64], shape: &Shape) -> Vec<f64> {
         value - past.sum::<f64>() / number
     };
     values.iter().enumerate().map(of).collect()
-}
-
-/// Fits the coefficients for one step ahead: intercept, same phases, deviations.
-fn knot(past: &Past, ahead: usize) -> Option<Vec<f64>> {
-    let shape = past.shape;
-    let mut regression = Regression::new(shape.size() - 1);
-    let first = shape.reach();
-    let end = past.logs.len().checked_sub(ahead)?;
-    let stride = end.saturating_sub(first).div_ceil(MAX_ROWS).max(1);
-    let mut row = Vec::with_capacity(shape.size());
-    // Backwards, so that the latest rows are always among those.
-    for last in (first..end).rev().step_by(stride) {
-        past.features(last, ahead, &mut row);
-        regression.add(&row, *past.logs.get(last + ahead)?, 1.0);
-    }
-    if regression.rows() < 2 {
-        return None;
-    }
-    let share = 1.0 / shape.bases.len().max(1) as f64;
-    let of = |offset: &usize| {
-        if shape.bases.contains(offset) {
-            share
-        } else {
-            0.0
-        }
-    };
-    let prior: Vec<f64> = std::iter::once(0.0)
-        .chain(shape.offsets.iter().map(of))
-        .collect();
-    regression.solve(RIDGE, &prior)
-}
-
-impl Fitted for FittedSpar {
-    fn model(&self) -> &'static str {
-        NAME
-    }
-
-    fn history(&self) -> &[f64] {
-        &self.values
-    }
-
-    fn curves(&self, values: &[f64], origins: &[usize], horizon: usize) -> Option<Vec<Vec<f64>>> {
-        let logs = self.scale.to(values);
-        let shared = Past::new(&logs, &self.shape);
-        let block = |past: &Past, count: usize, most: usize| {
-            let last = count.saturating_sub(1);
-            let features = |ahead: usize, row: &mut Vec<f64>| past.features(last, ahead, row);
-            self.knots.block(most, self.scale, features)
-        };
-        let go_on = |known: &[f64], left: usize| {
-            let old = known.len().saturating_sub(self.shape.reach() * 2 + 1);
-            let recent = known.get(old..).unwrap_or(known);
-            block(&Past::new(recent, &self.shape), recent.len(), left)
-        };
-        let curve = |origin: &usize| {
-            let begin = block(&shared, *origin, horizon);
-            let curve = direct::go_on(begin, &logs, *origin, horizon, go_on);
-            self.scale.back(curve)
-        };
-        Some(origins.iter().map(curve).collect())
-    }
 }
