@@ -29,6 +29,8 @@ impl Clock {
 
 /// What Linux counts for this thread, ns.
 fn nanoseconds() -> Option<u64> {
+    // Otherwise it was counted at the last tick, up to 4 ms ago.
+    std::thread::yield_now();
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_whitespace().next()?.parse().ok()
 }

@@ -1,5 +1,7 @@
 //! The tables that are printed.
 
+use repart_core::forecast::Model;
+
 use crate::{
     fleet::Fleet,
     m4,
@@ -143,6 +145,26 @@ pub fn print_summary(all: &[Evaluated]) {
             .collect();
         println!("{}", summary_row(name, &of_all));
     }
+    print_best(&daily);
+}
+
+/// Prints how well one would do who knew for each trace and horizon which model but `auto` is the best there.
+fn print_best(daily: &[&Evaluated]) {
+    let best = |one: &&Evaluated, horizon: usize| {
+        let (_, naive) = one.scores.first()?;
+        let single = one
+            .scores
+            .iter()
+            .filter(|(name, _)| name != Model::Auto.name());
+        let wapes = single.filter_map(|(_, score)| relative(score, naive)[0].get(horizon).copied());
+        Some(wapes.fold(f64::INFINITY, f64::min))
+    };
+    let mut line = format!("{:<16}", "best of each");
+    for horizon in 0..3 {
+        let of_all = daily.iter().filter_map(|one| best(one, horizon));
+        line += &format!(" {:>9.3}", geometric_mean(of_all));
+    }
+    println!("{line}");
 }
 
 fn summary_row(name: &str, of_all: &[(&Score, &Score)]) -> String {

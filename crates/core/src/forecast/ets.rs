@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The steps that exponential smoothing is fitted to, at most: older ones weigh nothing.
-pub const MAX_STEPS: usize = 256;
+pub const MAX_STEPS: usize = 128;
 
 /// The steps it needs: `augurs` computes sizes without sign from fewer.
 pub const MIN_STEPS: usize = 12;

@@ -17,7 +17,7 @@ use super::{Fitted, ForecastError, Forecaster, guard::guarded, smoothing::Smooth
 pub const MIN_STEPS: usize = 12;
 
 /// The steps that are decomposed, at most, where they hold [`MIN_CYCLES`]: older ones say nothing of the seasons of now.
-const MAX_STEPS: usize = 2_016;
+const MAX_STEPS: usize = 1_344;
 
 /// The cycles of the longest season that are decomposed, where there are as many.
 const MIN_CYCLES: usize = 3;
