@@ -51,7 +51,14 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         });
     }
     report::print_summary(&all);
-    run_m4(arguments)
+    let has_m4 = run_m4(arguments)?;
+    if all.is_empty() && !has_m4 {
+        return Err(Error::Usage(format!(
+            "{} has no trace to forecast: CSV files with a header, then a time or an index, and a value per line",
+            arguments.folder.display()
+        )));
+    }
+    Ok(())
 }
 
 /// The traces of a folder, by name: its CSV files but those of M4.
@@ -76,12 +83,13 @@ fn traces(folder: &Path, only: &str) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-fn run_m4(arguments: &Arguments) -> Result<(), Error> {
+/// Whether the folder has the split of M4.
+fn run_m4(arguments: &Arguments) -> Result<bool, Error> {
     if !m4::FILES.iter().any(|name| name.contains(&arguments.only)) {
-        return Ok(());
+        return Ok(false);
     }
     let Some(all) = m4::read(&arguments.folder)? else {
-        return Ok(());
+        return Ok(false);
     };
     let part = match arguments.part {
         Part::Test => "the official test set",
@@ -96,5 +104,5 @@ fn run_m4(arguments: &Arguments) -> Result<(), Error> {
         let season = arguments.season.map_or(Season::Auto, Season::Steps);
         report::print_m4(model.name(), &m4::evaluate(&all, *model, season, arguments));
     }
-    Ok(())
+    Ok(true)
 }

@@ -138,7 +138,8 @@ fn regular(points: &[(i64, f64)], least_step: i64) -> Result<Series, String> {
         };
         points.iter().map(sample).collect()
     };
-    let own = natural_step(&samples(0), usize::MAX).ok_or("it has fewer than two times")?;
+    let own = natural_step(&samples(0), usize::MAX)
+        .ok_or("it has fewer than two times with a value; negative ones count as unknown")?;
     Series::from_samples(&samples(own), own.max(least_step)).map_err(|e| e.to_string())
 }
 
