@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, Config, Error, NoTls, Row, Statement as Prepared};
 
@@ -32,6 +33,7 @@ const UPSERT: &str =
 /// A session with its statements: as text, and prepared, since both kinds of plan must survive a cutover.
 struct Connection {
     client: Client,
+    table: String,
     texts: [String; 7],
     prepared: Vec<Prepared>,
 }
@@ -191,18 +193,13 @@ impl Worker {
     fn resolve(&mut self, connection: &mut Connection, operation: Operation) {
         let mut found = BTreeMap::new();
         for change in &operation.changes {
-            // The server may crash again meanwhile.
-            let rows = loop {
-                match connection.execute(&Statement::Read(change.key), false) {
-                    Ok(rows) => break rows,
-                    Err(Trouble::Lost(_)) => *connection = self.connect(),
-                    Err(Trouble::Refused(error)) => {
-                        self.blame(&operation, &error);
-                        return;
-                    }
+            match self.settled(connection, change.key) {
+                Ok(value) => found.insert(change.key, value),
+                Err(error) => {
+                    self.blame(&operation, &error);
+                    return;
                 }
             };
-            found.insert(change.key, values(&rows).pop().map(|(_, value)| value));
         }
         let before = operation
             .changes
@@ -222,9 +219,61 @@ impl Worker {
             self.complain(format!("after a crash in {operation:?} there is {found:?}"));
         }
     }
+
+    /// What a key has, once nobody is changing it any more.
+    fn settled(&mut self, connection: &mut Connection, key: i64) -> Result<Option<Value>, Error> {
+        loop {
+            let found = if self.options.nodes {
+                connection.probe(key)
+            } else {
+                connection.execute(&Statement::Read(key), false)
+            };
+            match found {
+                Ok(rows) => return Ok(values(&rows).pop().map(|(_, value)| value)),
+                // The server may crash again meanwhile.
+                Err(Trouble::Lost(_)) => *connection = self.connect(),
+                Err(Trouble::Refused(error)) if is_of_another(&error) => {
+                    // If the session cannot do that, the next look says so.
+                    let _ = connection.client.batch_execute("ROLLBACK");
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(Trouble::Refused(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether somebody else has changed the row meanwhile: on a node, what the lost session was about to commit.
+fn is_of_another(error: &Error) -> bool {
+    error.code().is_some_and(|code| {
+        [
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::UNIQUE_VIOLATION,
+        ]
+        .contains(code)
+    })
 }
 
 impl Connection {
+    /// Reads a key behind whoever is changing it. When this server crashes while postgres_fdw commits, the node goes on
+    /// with what it was told, and may need a while, as when it waits for a replica: a plain read would not see that yet.
+    fn probe(&mut self, key: i64) -> Result<Vec<Row>, Trouble> {
+        let table = self.table.clone();
+        self.client.batch_execute("BEGIN")?;
+        let rows = self.client.query(
+            &format!("SELECT id, payload, counter FROM {table} WHERE id = $1 FOR UPDATE"),
+            &[&key],
+        )?;
+        if rows.is_empty() {
+            self.client.execute(
+                &format!("INSERT INTO {table} (id, payload, counter) VALUES ($1, 'probe', 0)"),
+                &[&key],
+            )?;
+        }
+        self.client.batch_execute("ROLLBACK")?;
+        Ok(rows)
+    }
+
     fn new(mut client: Client, table: &str, clients: i64, nodes: bool) -> Result<Self, Error> {
         let conflict = if nodes { "" } else { UPSERT };
         let texts = [
@@ -247,6 +296,7 @@ impl Connection {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             client,
+            table: table.to_owned(),
             texts,
             prepared,
         })
