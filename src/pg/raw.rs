@@ -1,5 +1,5 @@
-//! For hooks through which every statement goes: functions of PostgreSQL that raise no error, or whose errors may pass through: without the guards that pgrx puts
-//! around each, which cost more than the functions themselves.
+//! For hooks through which every statement goes: functions of PostgreSQL that raise no error, or whose errors may pass
+//! through, without the guards that pgrx puts around each, which cost more than the functions themselves.
 
 use std::ffi::c_int;
 
