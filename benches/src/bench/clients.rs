@@ -123,7 +123,7 @@ fn findings(options: &Options, with_partman: bool, runs: &Runs) -> Findings {
         sides
             .iter()
             .take(3)
-            .filter_map(|(what, runs)| watched::rates_in(what, runs)),
+            .flat_map(|(what, runs)| watched::by_state_in(what, runs)),
     );
     notes.push(format!(
         "limited: repart.max_copy_rate = {} kB/s; statements: over the whole migration, from the call to \"done\"",

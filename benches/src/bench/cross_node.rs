@@ -171,6 +171,10 @@ fn findings(options: &Options, runs: &[Run], to: Vec<Seen>, back: Vec<Seen>) -> 
         throughput("move to a node", &to, None),
         throughput("move from a node", &back, None),
     ];
+    let mut notes: Vec<String> = [("move to a node", &to), ("move from a node", &back)]
+        .into_iter()
+        .flat_map(|(what, runs)| watched::by_state_in(what, runs))
+        .collect();
     let mut all: Vec<Seen> = to.into_iter().chain(back).collect();
     // postgres_fdw works at REPEATABLE READ on the node: two clients who change one row at the same time are told so.
     for seen in &mut all {
@@ -178,6 +182,7 @@ fn findings(options: &Options, runs: &[Run], to: Vec<Seen>, back: Vec<Seen>) -> 
             .retain(|error| !error.contains("40001 could not serialize access due to concurrent"));
     }
     figures.push(errors("moves", &all));
+    notes.extend(first_error("moves", &all));
     Findings {
         name: "cross_node",
         about: format!(
@@ -185,6 +190,6 @@ fn findings(options: &Options, runs: &[Run], to: Vec<Seen>, back: Vec<Seen>) -> 
             thousands(options.rows)
         ),
         figures,
-        notes: first_error("moves", &all).into_iter().collect(),
+        notes,
     }
 }

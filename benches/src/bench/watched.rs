@@ -25,8 +25,9 @@ pub struct Seen {
     pub longest: f64,
     /// The state of the migration when that one ended.
     pub longest_in: String,
-    /// Statements per second in each state of the migration that took some time, for the reader.
-    pub rates: String,
+    /// Per state of the migration the longest statement, and statements per second where it took some time, for the
+    /// reader.
+    pub by_state: String,
     /// Seconds that it took.
     pub seconds: f64,
     /// Bytes of WAL meanwhile, beyond what the same number of statements wrote before.
@@ -71,7 +72,7 @@ pub fn watch(
     };
     let longest_in = recorded.end_of_longest(begun, after).and_then(state);
     Seen {
-        rates: rates(scene, &recorded),
+        by_state: by_state(scene, &recorded),
         rate_around,
         rate,
         rate_copying: rate_in(scene, &recorded, "copying"),
@@ -91,19 +92,19 @@ fn rate_in(scene: &Scene, recorded: &Recorded, state: &str) -> f64 {
     span.map_or(f64::NAN, |(_, from, to)| recorded.rate(*from, *to))
 }
 
-fn rates(scene: &Scene, recorded: &Recorded) -> String {
+fn by_state(scene: &Scene, recorded: &Recorded) -> String {
     let spans = scene.last.as_ref().map(Watched::spans).unwrap_or_default();
     let of_state = |&(state, from, to): &(&str, Instant, Instant)| {
         let seconds = (to - from).as_secs_f64();
-        (seconds >= 0.5).then(|| {
-            format!(
-                "{state} {:.0}/s for {seconds:.1} s",
-                recorded.rate(from, to)
-            )
-        })
+        let longest = format!("{state} at most {:.0} ms", recorded.longest(from, to));
+        if seconds < 0.5 {
+            return longest;
+        }
+        let rate = recorded.rate(from, to);
+        format!("{longest}, {rate:.0}/s for {seconds:.1} s")
     };
-    let of_states: Vec<String> = spans.iter().filter_map(of_state).collect();
-    of_states.join(", ")
+    let of_states: Vec<String> = spans.iter().map(of_state).collect();
+    of_states.join("; ")
 }
 
 /// A value of each run.
@@ -154,13 +155,10 @@ pub fn errors(what: &str, runs: &[Seen]) -> Figure {
         .target(Target::AtMost(0.0))
 }
 
-/// How fast the clients were in the states of the first run, for the reader.
-pub fn rates_in(what: &str, runs: &[Seen]) -> Option<String> {
-    let first = runs.first()?;
-    Some(format!(
-        "{what}: statements in the first run: {}",
-        first.rates
-    ))
+/// What clients saw in the states of each run, for the reader.
+pub fn by_state_in(what: &str, runs: &[Seen]) -> Vec<String> {
+    let line = |(n, run): (usize, &Seen)| format!("{what}, run {}: {}", n + 1, run.by_state);
+    runs.iter().enumerate().map(line).collect()
 }
 
 /// Where the longest statements of the runs were, for the reader.
