@@ -11,3 +11,4 @@ COMMENT ON FUNCTION repart_drain_node(name) IS 'let a node receive no more shard
 COMMENT ON FUNCTION repart_node_usage() IS 'counters of this server''s machine: CPU seconds, memory and disk in bytes, stalls in microseconds; NULL where the system does not tell';
 COMMENT ON FUNCTION repart_run_on_nodes(text, text[]) IS 'run a command on nodes, by default on all: on all of them or on none, together with the calling transaction; returns on how many';
 COMMENT ON FUNCTION repart_count_shard(regclass, text, boolean) IS 'count a table here, which is a shard of another server''s table, as shards are; returns what was counted so far; for the watcher of that server';
+COMMENT ON FUNCTION repart_write_back(regclass) IS 'ask the kernel to begin writing a table of yours to the disk; for movers of another server, whose shard the table is';

@@ -46,7 +46,8 @@ extension_sql_file!(
         api::nodes::repart_remove_node,
         api::nodes::repart_drain_node,
         api::nodes::repart_node_usage,
-        api::hosted::repart_count_shard
+        api::hosted::repart_count_shard,
+        api::hosted::repart_write_back
     ]
 );
 extension_sql_file!(

@@ -18,7 +18,7 @@ pub fn start_server(options: &Options, settings: &[&str]) -> Cluster {
     start_with(options, settings, Cluster::with_repart)
 }
 
-/// As [`start_server`], a server that is a node: without repart.
+/// As [`start_server`], a server that is a node; the library is there, but not preloaded.
 pub fn start_node(options: &Options) -> Cluster {
     let settings = ["shared_preload_libraries = ''"];
     start_with(options, &settings, Cluster::start)
@@ -57,13 +57,6 @@ fn recycle_wal(cluster: &Cluster) {
     // The first makes them old, the second gives them new names.
     session.run("CHECKPOINT");
     session.run("CHECKPOINT");
-}
-
-/// Has the kernel write what it would else write half a minute later, when something is measured: a table that has been
-/// there for longer is on the disk already.
-fn settle() {
-    let synced = Command::new("sync").status().unwrap();
-    assert!(synced.success(), "sync: {synced}");
 }
 
 /// What repart itself says of a cutover.
@@ -122,8 +115,15 @@ impl<'a> Scene<'a> {
             "INSERT INTO accounts SELECT aid, 1, 0, '' FROM generate_series(0, {rows} - 1) AS aid"
         ));
         self.session.run("VACUUM (ANALYZE) accounts");
+        self.settle();
+    }
+
+    /// Has the kernel write what it would else write half a minute later, when something is measured: a table that has
+    /// been there for longer is on the disk already.
+    pub fn settle(&mut self) {
         if self.session.texts("SHOW fsync") == ["on"] {
-            settle();
+            let synced = Command::new("sync").status().unwrap();
+            assert!(synced.success(), "sync: {synced}");
         }
     }
 

@@ -1,14 +1,16 @@
-//! `repart_count_shard`: what the access sampler of this server counts for another one, whose shard a table here is.
+//! What this server does for another one, whose shard a table here is: `repart_count_shard` is what the access sampler
+//! counts, `repart_write_back` has the disk keep up with a copy.
 
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::api::regclass::{Regclass, required};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlResult};
 use crate::observe::heat;
 use crate::pg::sampler::{hosted, read};
-use crate::pg::time;
+use crate::pg::writeback::Length;
+use crate::pg::{lock, relation, time};
 
 type Row = (
     TimestampWithTimeZone,
@@ -78,4 +80,22 @@ fn count(shard: pg_sys::Oid, key: &str, with_keys: bool) -> Result<Option<Row>> 
         counted.latency.into_iter().map(number).collect(),
         keys,
     )))
+}
+
+/// Asks the kernel to begin writing a table to the disk, and does not wait for it: for a mover of another server, after
+/// each batch that it copied.
+#[pg_extern(volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_write_back(shard: Option<Regclass>) -> SqlResult<()> {
+    let shard = required(shard, "shard")?;
+    lock::access_share(shard);
+    relation::require_owner(shard)?;
+    if !relation::is_stored_table(shard)? {
+        Err(Error::WrongObject {
+            what: format!("\"{}\" is not a table", relation::display_name(shard)?),
+            hint: "Name a shard that is stored on this server.".to_owned(),
+        })?;
+    }
+    Length::none_of(&[shard]).write_back_growth();
+    Ok(())
 }

@@ -247,7 +247,7 @@ fn losses_of(there: &Facts, here: &Facts) -> Vec<String> {
     let mut losses = Vec::new();
     match (&there.repart, &there.usage) {
         (None, _) => losses.push(
-            "repart is not installed there: its CPU, memory, I/O and disk are not observed, and of its shards only the rows that PostgreSQL's statistics count, neither execution times nor keys"
+            "repart is not installed there: its CPU, memory, I/O and disk are not observed, and of its shards only the rows that PostgreSQL's statistics count, neither execution times nor keys; the kernel there writes what was copied all at once, half a minute later"
                 .to_owned(),
         ),
         (Some(_), None) => losses.push(format!(

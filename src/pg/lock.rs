@@ -21,6 +21,11 @@ pub fn share_update_exclusive(relation: pg_sys::Oid) {
     lock(relation, pg_sys::ShareUpdateExclusiveLock);
 }
 
+/// The relation stays; everybody else does with it what they like.
+pub fn access_share(relation: pg_sys::Oid) {
+    lock(relation, pg_sys::AccessShareLock);
+}
+
 /// Locks a foreign table, which LOCK TABLE does not.
 pub fn foreign(relation: pg_sys::Oid, mode: &str) {
     match mode {

@@ -54,6 +54,15 @@ pub fn is_foreign(relation: pg_sys::Oid) -> Result<bool> {
     Ok(found.first() == Some(&true))
 }
 
+/// Whether it is a table whose rows are stored here.
+pub fn is_stored_table(relation: pg_sys::Oid) -> Result<bool> {
+    let found = spi::value::<bool>(
+        "SELECT relkind IN ('r', 'm') FROM pg_catalog.pg_class WHERE oid = $1",
+        &[relation.into()],
+    )?;
+    Ok(found.unwrap_or(false))
+}
+
 /// Its owner.
 pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
     spi::value(

@@ -30,7 +30,15 @@ impl Length {
         Self(lengths)
     }
 
-    /// Asks the kernel to begin writing what was added since then; it does not wait for that.
+    /// As if the tables had been empty: all of them is to be written.
+    pub fn none_of(tables: &[pg_sys::Oid]) -> Self {
+        let mut lengths = Self::of(tables);
+        lengths.0.iter_mut().for_each(|(_, length)| *length = 0);
+        lengths
+    }
+
+    /// Asks the kernel to begin writing what was added since then; it does not wait for that, and what is written
+    /// already costs next to nothing.
     pub fn write_back_growth(self) {
         for (table, before) in self.0 {
             // SAFETY: as in `of`; the blocks exist.

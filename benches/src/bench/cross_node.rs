@@ -47,6 +47,7 @@ pub fn run(options: &Options) -> Findings {
             piped_and_indexed: rows / (by_hand.0 + by_hand.1),
         });
         let mix = Mix::half_and_half(options.rows);
+        scene.settle();
         for (call, seen) in [(TO_NODE, &mut to), (TO_LOCAL, &mut back)] {
             seen.push(watched::watch(
                 &cluster,
@@ -67,6 +68,8 @@ const TO_NODE: &str = "repart_move('accounts_1', node => 'north')";
 const TO_LOCAL: &str = "repart_move('accounts_1', node => 'local')";
 
 fn join(cluster: &Cluster, node: &Cluster) {
+    let mut session = node.connect("postgres");
+    session.batch_execute("CREATE EXTENSION repart").unwrap();
     let mut session = cluster.connect("postgres");
     session
         .batch_execute(&format!(

@@ -139,6 +139,7 @@ pub fn batch(job: &Job, ends: &mut Ends, batches: &mut Batches) -> Result<Batch>
     let until = blocks.min(position.block + batches.next_blocks());
     let begun = Instant::now();
     let rows = send_blocks(job, ends, &part, &table, until, &mut position)?;
+    ends.write_back(&part.targets)?;
     let seconds = begun.elapsed().as_secs_f64();
     let bytes = (until - position.block) * file.block_size;
     position.block = until;

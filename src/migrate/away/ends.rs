@@ -10,11 +10,20 @@ use crate::migrate::job::Job;
 use crate::migrate::names;
 use crate::migrate::routing::Handover;
 use crate::pg::rows::{self, Format};
+use crate::pg::writeback::Length;
 use crate::pg::{guc, relation, role, spi};
 use pgrx::pg_sys;
 
 /// The schema on nodes.
 pub const SCHEMA: &str = "repart_shards";
+
+/// The name of `repart_write_back` on a node, if it is there and may be called.
+const WRITE_BACK: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.repart_write_back'
+  FROM pg_catalog.pg_extension e
+  JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+  JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = 'repart_write_back'
+ WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
+   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')";
 
 /// One end.
 pub enum End {
@@ -114,6 +123,8 @@ pub struct Ends {
     pub log: String,
     /// On a node, what notes how far the copy is.
     pub progress: String,
+    /// The function of a target's node that has the disk keep up with the copy, where there is one.
+    write_back: Option<String>,
     /// In what form rows go from one end to the other.
     pub format: Format,
     /// What tells objects of this migration from those of others, and of other coordinators.
@@ -162,6 +173,7 @@ impl Ends {
         let mut ends = Self {
             timelines: String::new(),
             handover: None,
+            write_back: None,
             source: match &source.remote {
                 Some(remote) => there(&remote.node, Role::Source)?,
                 None => End::Here(job.owner),
@@ -182,6 +194,9 @@ impl Ends {
             tag,
         };
         ends.timelines = ends.require_same_servers(job)?;
+        if let End::There(link) = &mut ends.target {
+            ends.write_back = link.value(WRITE_BACK)?;
+        }
         Ok(ends)
     }
 
@@ -262,6 +277,29 @@ impl Ends {
             (&mut self.target, table, columns),
             self.format,
         )
+    }
+
+    /// Has the disk keep up with what was copied: see [`crate::pg::writeback`]. Inside the copy's transaction. On a node
+    /// without repart, the kernel writes it all at once, half a minute later.
+    pub fn write_back(&mut self, targets: &[usize]) -> Result<()> {
+        let tables = || targets.iter().filter_map(|n| self.target_tables.get(*n));
+        match (&mut self.target, &self.write_back) {
+            (End::Here(_), _) => {
+                let tables: Vec<_> = tables()
+                    .map(|name| relation::find(name))
+                    .collect::<Result<_>>()?;
+                Length::none_of(&tables).write_back_growth();
+                Ok(())
+            }
+            (End::There(link), Some(function)) => {
+                let calls: Vec<String> = tables()
+                    .map(|name| format!("{function}({}::regclass)", spi::quote_literal(name)))
+                    .collect();
+                link.ask(&format!("SELECT {}", calls.join(", ")))
+                    .map(|_| ())
+            }
+            (End::There(_), None) => Ok(()),
+        }
     }
 
     /// Begins a transaction at each end; at the source, all statements of it see the same. Rows that do not leave their
