@@ -301,4 +301,36 @@ mod tests {
             Some(86_400 * SECOND + 100_000)
         );
     }
+
+    #[pg_test]
+    fn only_ones_own_tables_are_written_back() {
+        orders();
+        Spi::run(
+            "INSERT INTO orders SELECT n, repeat(md5(n::text), 100) FROM generate_series(1, 5000) n;
+             CREATE VIEW seen AS SELECT * FROM orders; CREATE ROLE stranger",
+        )
+        .expect("a view and a role");
+        assert_eq!(
+            error_of("SELECT repart_write_back('orders_high')"),
+            "no error"
+        );
+        for (call, expected) in [
+            ("NULL", "22004: argument \"shard\" must not be null"),
+            (
+                "'orders'",
+                "42809: \"orders\" is not a table that is stored here",
+            ),
+            (
+                "'seen'",
+                "42809: \"seen\" is not a table that is stored here",
+            ),
+        ] {
+            let sql = format!("SELECT repart_write_back({call})");
+            assert_eq!(error_of(&sql), expected, "{call}");
+        }
+        assert_eq!(
+            error_of("SET LOCAL ROLE stranger; SELECT repart_write_back('orders_high')"),
+            "42501: must be owner of table \"orders_high\""
+        );
+    }
 }

@@ -92,7 +92,10 @@ fn repart_write_back(shard: Option<Regclass>) -> SqlResult<()> {
     relation::require_owner(shard)?;
     if !relation::is_stored_table(shard)? {
         Err(Error::WrongObject {
-            what: format!("\"{}\" is not a table", relation::display_name(shard)?),
+            what: format!(
+                "\"{}\" is not a table that is stored here",
+                relation::display_name(shard)?
+            ),
             hint: "Name a shard that is stored on this server.".to_owned(),
         })?;
     }

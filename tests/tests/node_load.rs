@@ -257,3 +257,26 @@ fn a_node_that_hangs_keeps_no_sample_of_the_others_waiting() {
         )) > 0
     });
 }
+
+#[test]
+fn a_node_with_repart_is_asked_to_write_what_was_copied() {
+    let fleet = Fleet::start(&OFTEN);
+    let mut session = fleet.session();
+    let mut north = fleet.north.connect("postgres");
+    north
+        .batch_execute("ALTER DATABASE postgres SET track_functions = 'all'")
+        .unwrap();
+    session.run("SELECT repart_add_node('north')");
+    session.create_sharded_table("orders", &[1_000], ROWS);
+    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    let rows = session.number("SELECT count(*) FROM orders");
+    let id = session.queue("repart_move('orders2', node => 'north')");
+    session.wait_done(id);
+    let calls = "SELECT coalesce(sum(calls), 0)::int8 FROM pg_stat_user_functions WHERE funcname = 'repart_write_back'";
+    wait_until("the call to be counted", LONG, || {
+        north.query_one(calls, &[]).unwrap().get::<_, i64>(0) > 0
+    });
+    let id = session.queue("repart_move('orders2', node => 'local')");
+    session.wait_done(id);
+    assert_eq!(session.number("SELECT count(*) FROM orders"), rows);
+}
