@@ -1,5 +1,6 @@
 //! Routing copies: `repart.routing_copies`, and the partitions of a table as they are here and on a node.
 
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use crate::error::Result;
@@ -14,42 +15,114 @@ pub struct RoutingCopy {
     pub node: String,
     /// The foreign server there that leads to this database.
     pub coordinator: String,
+    /// Schema of the table there, and of its partitions.
+    pub schema: String,
+    /// Name of the table there.
+    pub table: String,
+}
+
+impl RoutingCopy {
+    /// The table there, as SQL writes it.
+    pub fn name(&self) -> String {
+        spi::quote_qualified_identifier(self.schema.as_str(), self.table.as_str())
+    }
 }
 
 /// The routing copies of these tables, node by node. A node cannot be removed while it has one.
 pub fn of(relations: &[pg_sys::Oid]) -> Result<Vec<RoutingCopy>> {
     spi::query_kept(
-        "SELECT r.relation::oid, r.node::text, n.coordinator::text
+        "SELECT r.relation::oid, r.node::text, n.coordinator::text, r.table_schema::text, r.table_name::text
            FROM repart.routing_copies r JOIN repart.node_list n USING (node)
           WHERE r.relation = ANY ($1) AND n.coordinator IS NOT NULL ORDER BY r.node, r.relation",
         &[relations.to_vec().into()],
-        |row| {
-            Ok(RoutingCopy {
-                relation: row.get(1)?,
-                node: row.get(2)?,
-                coordinator: row.get(3)?,
-            })
-        },
+        read,
     )
 }
 
-/// The tables of which a node has a routing copy. Those that were dropped here are forgotten.
-pub fn on(node: &str) -> Result<Vec<String>> {
-    spi::execute(
-        "DELETE FROM repart.routing_copies r WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.relation)",
-    )?;
+fn read(row: &spi::Row) -> Result<RoutingCopy> {
+    Ok(RoutingCopy {
+        relation: row.get(1)?,
+        node: row.get(2)?,
+        coordinator: row.get(3)?,
+        schema: row.get(4)?,
+        table: row.get(5)?,
+    })
+}
+
+/// The copies of tables that were dropped here.
+pub fn orphans() -> Result<Vec<RoutingCopy>> {
     spi::query(
-        "SELECT r.relation::text FROM repart.routing_copies r WHERE r.node = $1::name ORDER BY 1",
+        "SELECT r.relation::oid, r.node::text, n.coordinator::text, r.table_schema::text, r.table_name::text
+           FROM repart.routing_copies r JOIN repart.node_list n USING (node)
+          WHERE n.coordinator IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.relation) ORDER BY r.node, r.relation",
+        &[],
+        read,
+    )
+}
+
+/// The tables of which a node has a routing copy: what they are called there.
+pub fn on(node: &str) -> Result<Vec<String>> {
+    spi::query(
+        "SELECT pg_catalog.format('%I.%I', table_schema, table_name) FROM repart.routing_copies WHERE node = $1::name ORDER BY 1",
         &[node.into()],
         |row| row.get(1),
     )
 }
 
-/// Notes that a node has a routing copy.
-pub fn insert(relation: pg_sys::Oid, node: &str) -> Result<()> {
+/// The table of which the table there is a copy, if it is another one than is said. What was a copy of a table that was
+/// dropped is nobody's.
+pub fn other_of(copy: &RoutingCopy) -> Result<Option<pg_sys::Oid>> {
+    const SAME: &str = "r.node = $1::name AND r.table_schema = $2::name AND r.table_name = $3::name AND r.relation <> $4";
+    let arguments: [DatumWithOid; 4] = [
+        copy.node.as_str().into(),
+        copy.schema.as_str().into(),
+        copy.table.as_str().into(),
+        copy.relation.into(),
+    ];
     spi::run(
-        "INSERT INTO repart.routing_copies (relation, node) VALUES ($1::regclass, $2::name) ON CONFLICT DO NOTHING",
-        &[relation.into(), node.into()],
+        &format!(
+            "DELETE FROM repart.routing_copies r
+              WHERE {SAME} AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.relation)"
+        ),
+        &arguments,
+    )?;
+    spi::query_value(
+        &format!("SELECT r.relation::oid FROM repart.routing_copies r WHERE {SAME}"),
+        &arguments,
+    )
+}
+
+/// Notes that a node has a routing copy that leads to what the table is made of now.
+pub fn store(copy: &RoutingCopy) -> Result<()> {
+    spi::run(
+        "INSERT INTO repart.routing_copies AS r (relation, node, table_schema, table_name, map)
+         VALUES ($1::regclass, $2::name, $3::name, $4::name, repart.map_of($1))
+         ON CONFLICT (relation, node) DO UPDATE
+            SET table_schema = excluded.table_schema, table_name = excluded.table_name, map = excluded.map",
+        &[
+            copy.relation.into(),
+            copy.node.as_str().into(),
+            copy.schema.as_str().into(),
+            copy.table.as_str().into(),
+        ],
+    )?;
+    watch_definitions(true)
+}
+
+/// Notes that the copies of a table lead to what it is made of now.
+pub fn note_switched(relation: pg_sys::Oid) -> Result<()> {
+    spi::run(
+        "UPDATE repart.routing_copies SET map = repart.map_of($1) WHERE relation = $1",
+        &[relation.into()],
+    )?;
+    Ok(())
+}
+
+/// Until the end of the transaction, changes of definitions need not be looked at: they are noted in the end.
+pub fn vouch() -> Result<()> {
+    spi::execute(
+        "SELECT pg_catalog.set_config('repart_routing.seen', pg_catalog.pg_current_xact_id()::text, true)",
     )?;
     Ok(())
 }
@@ -60,7 +133,27 @@ pub fn delete(relation: pg_sys::Oid, node: &str) -> Result<bool> {
         "DELETE FROM repart.routing_copies WHERE relation = $1 AND node = $2::name",
         &[relation.into(), node.into()],
     )?;
+    let is_last =
+        spi::query_value::<bool>("SELECT NOT EXISTS (SELECT FROM repart.routing_copies)", &[])?;
+    if is_last == Some(true) {
+        watch_definitions(false)?;
+    }
     Ok(deleted > 0)
+}
+
+/// Lets changes of definitions be looked at, or not: nobody pays for it who has no routing copies.
+fn watch_definitions(on: bool) -> Result<()> {
+    let state = if on { "ENABLE" } else { "DISABLE" };
+    let is_so = spi::query_value::<bool>(
+        "SELECT (evtenabled <> 'D') = $1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'repart_routing_copies'",
+        &[on.into()],
+    )?;
+    if is_so == Some(false) {
+        spi::execute(&format!(
+            "ALTER EVENT TRIGGER repart_routing_copies {state}"
+        ))?;
+    }
+    Ok(())
 }
 
 /// A partition as a catalog has it.

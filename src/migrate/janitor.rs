@@ -8,7 +8,7 @@ use crate::catalog::node_objects;
 use crate::catalog::retained::{self, Keeper};
 use crate::error::{Error, Result};
 use crate::migrate::clean::{self, How};
-use crate::migrate::{away, retain};
+use crate::migrate::{away, retain, routing};
 use crate::pg::txn;
 
 /// One round, outside of a transaction. Whatever a lock denies is tried again in the next one; an error of one
@@ -37,6 +37,7 @@ pub fn round() -> Result<()> {
         }
         note(outcome);
     }
+    note(routing::tidy());
     first.map_or(Ok(()), Err)
 }
 

@@ -120,7 +120,7 @@ pub fn public_dependent(
 }
 
 /// `name` followed by `suffix`, with `name` cut so that both fit.
-fn joined(name: &str, suffix: &str) -> String {
+pub fn joined(name: &str, suffix: &str) -> String {
     let mut end = name.len().min(MAX_NAME.saturating_sub(suffix.len()));
     while !name.is_char_boundary(end) {
         end -= 1;

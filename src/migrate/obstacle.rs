@@ -46,58 +46,54 @@ pub fn concerned(migration: &Migration) -> Result<Vec<pg_sys::Oid>> {
 /// What is in the way of locking these relations for long, as a reason to show; `None` if nothing is known to
 /// be.
 pub fn find(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
-    match transaction(relations, LONG_TRANSACTION)? {
-        Some(found) => Ok(Some(found)),
-        None => prepared_transaction(relations),
-    }
+    here(relations, LONG_TRANSACTION)
 }
 
 /// Whoever holds a lock on one of these relations now, for however short a time.
 pub fn holder(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
     match find(relations)? {
         Some(found) => Ok(Some(found)),
-        None => transaction(relations, "0"),
+        None => here(relations, "0"),
     }
 }
 
-/// The oldest transaction of others that has been open for `least` and holds a lock on one of the relations. Not an
-/// autovacuum, which PostgreSQL cancels for whoever waits for it.
-fn transaction(relations: &[pg_sys::Oid], least: &str) -> Result<Option<String>> {
-    spi::query(
-        &format!(
-            r#"SELECT pg_catalog.format('waits for process %s (%s), whose transaction has been open for %s s', a.pid,
+/// The question behind [`find`], to be asked on a node; `relations` is an array of OIDs there, as SQL writes it.
+pub fn question_on(node: &str, relations: &str) -> String {
+    question(relations, LONG_TRANSACTION, &format!(" on node \"{node}\""))
+}
+
+fn here(relations: &[pg_sys::Oid], least: &str) -> Result<Option<String>> {
+    spi::query_value(&question("$1", least, ""), &[relations.to_vec().into()])
+}
+
+/// Asks, in one text or NULL, for the oldest transaction of others that has been open for `least` and holds a lock on one
+/// of the relations, but no autovacuum, which PostgreSQL cancels for whoever waits for it; or else for a prepared
+/// transaction with such a lock, which only its owner can end. That one has no process, and its virtual number may be that
+/// of the session that prepared it: its own number tells.
+fn question(relations: &str, least: &str, place: &str) -> String {
+    let place = spi::quote_literal(place);
+    format!(
+        r#"SELECT coalesce(
+            (SELECT pg_catalog.format('waits for process %s (%s)%s, whose transaction has been open for %s s', a.pid,
                         pg_catalog.concat_ws(', ', 'application "' || nullif(a.application_name, '') || '"',
                                              'user "' || a.usename || '"',
-                                             coalesce(a.state, a.backend_type)),
+                                             coalesce(a.state, a.backend_type)), {place},
                         pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::numeric, 1))
                FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-              WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1)
+              WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ({relations})
                 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
                 AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type <> 'autovacuum worker'
                 AND a.xact_start <= pg_catalog.clock_timestamp() - interval '{least}'
-              ORDER BY a.xact_start LIMIT 1"#
-        ),
-        &[relations.to_vec().into()],
-        |row| row.get(1),
+              ORDER BY a.xact_start LIMIT 1),
+            (SELECT pg_catalog.format('waits for prepared transaction "%s" of user "%s"%s, which was prepared %s s ago',
+                        p.gid, p.owner, {place},
+                        pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::numeric, 1))
+               FROM pg_catalog.pg_locks l
+               JOIN pg_catalog.pg_locks x ON x.virtualtransaction = l.virtualtransaction
+                    AND x.locktype = 'transactionid' AND x.pid IS NULL
+               JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+              WHERE l.locktype = 'relation' AND l.pid IS NULL AND l.relation = ANY ({relations})
+                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+              ORDER BY p.prepared LIMIT 1))"#
     )
-    .map(|found: Vec<String>| found.into_iter().next())
-}
-
-/// A prepared transaction that holds a lock on one of the relations, which only its owner can end. It has no
-/// process, and its virtual number may be that of the session that prepared it: its own number tells.
-fn prepared_transaction(relations: &[pg_sys::Oid]) -> Result<Option<String>> {
-    spi::query(
-        r#"SELECT pg_catalog.format('waits for prepared transaction "%s" of user "%s", which was prepared %s s ago', p.gid, p.owner,
-                    pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::numeric, 1))
-           FROM pg_catalog.pg_locks l
-           JOIN pg_catalog.pg_locks x ON x.virtualtransaction = l.virtualtransaction
-                AND x.locktype = 'transactionid' AND x.pid IS NULL
-           JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
-          WHERE l.locktype = 'relation' AND l.pid IS NULL AND l.relation = ANY ($1)
-            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-          ORDER BY p.prepared LIMIT 1"#,
-        &[relations.to_vec().into()],
-        |row| row.get(1),
-    )
-    .map(|found: Vec<String>| found.into_iter().next())
 }

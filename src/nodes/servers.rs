@@ -104,7 +104,8 @@ impl Asked {
                     EXISTS (SELECT FROM pg_catalog.pg_user_mappings m
                              WHERE m.srvid = s.oid AND (m.umuser = 0 OR m.usename = current_user))::text,
                     EXISTS (SELECT FROM pg_catalog.pg_options_to_table(s.srvoptions)
-                             WHERE option_name = 'use_remote_estimate' AND option_value::bool)::text
+                             WHERE option_name = 'use_remote_estimate' AND option_value::bool)::text,
+                    pg_catalog.has_server_privilege(s.oid, 'USAGE')::text, pg_catalog.quote_ident(current_user)
                FROM pg_catalog.pg_foreign_server s
                JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
                LEFT JOIN pg_catalog.pg_proc h ON h.oid = w.fdwhandler
@@ -124,6 +125,15 @@ impl Asked {
                     "Run CREATE EXTENSION postgres_fdw and CREATE SERVER {quoted} FOREIGN DATA WRAPPER postgres_fdw \
                      OPTIONS (host '...', dbname '...') there, with a user mapping for everybody who is to use the table."
                 ),
+            });
+        }
+        if !says(3) {
+            let role = answer.get::<String>(0, 4).unwrap_or_default();
+            return Err(Error::Prerequisite {
+                what: format!(
+                    "role {role}, which repart is on node \"{node}\", may not use server \"{server}\" there"
+                ),
+                hint: format!("Run GRANT USAGE ON FOREIGN SERVER {quoted} TO {role} there."),
             });
         }
         if !says(1) {

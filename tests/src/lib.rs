@@ -3,6 +3,7 @@
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
 //! - [`fleet`]: a coordinator with nodes and a replica of one; [`namespace`] or [`proxy`] cuts one off;
+//! - [`routing`]: a table with a routing copy on a node;
 //! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
 //! - [`moves`]: the same for migrations in which nodes have a part;
 //! - [`disk`]: a small file system to fill;
@@ -32,6 +33,7 @@ pub mod moves;
 pub mod namespace;
 pub mod proxy;
 pub mod repart;
+pub mod routing;
 pub mod run_dir;
 pub mod snapshot;
 pub mod upgrade;

@@ -107,7 +107,7 @@ pub fn hand_over(job: &Job, ends: &mut Ends) -> Result<()> {
 }
 
 /// A node that has no room for one more prepared transaction has it again soon: that is no reason to give up.
-fn without_room(node: &str, error: Error) -> Error {
+pub fn without_room(node: &str, error: Error) -> Error {
     match error {
         Error::Sql {
             code: PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,

@@ -9,8 +9,9 @@ use repart_core::state::State;
 use crate::catalog::control;
 use crate::catalog::journal::{self, Position};
 use crate::error::{Error, Result};
+use crate::migrate::away::Links;
 use crate::migrate::job::Job;
-use crate::migrate::{hold, index, locks, preflight, prepare, verify};
+use crate::migrate::{hold, index, locks, preflight, prepare, routing, verify};
 use crate::pg::{background, guc, role, spi, txn};
 
 use super::{Attempt, lock_out_maintenance, lock_public, obstacle, read_model, record, switch};
@@ -45,12 +46,19 @@ pub fn attempt_blocking(
     job: &Job,
     waiting: Waiting,
     progress: &mut Progress,
+    links: &mut Links,
     hold: impl FnOnce(),
 ) -> Result<Attempt> {
     let relations = job.public_relations()?;
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
+    if let Some(reason) = routing::switch::begin(std::slice::from_ref(job), links)? {
+        return Ok(Attempt::Waiting(reason));
+    }
+    // Their writers would hold the copies while they wait for a shard, and the exchange would wait for them. Nothing is
+    // said there while rows are copied here, so that only TCP can tell whether this server is there.
+    links.copies.lock(job.id(), None)?;
     match waiting {
         Waiting::Writers => lock_writers_out(job)?,
         Waiting::Everybody => {
@@ -61,7 +69,7 @@ pub fn attempt_blocking(
     let begun = Instant::now();
     progress.begun = Some(begun);
     hold::inside(job.id(), "blocking");
-    preflight::check(job.migration.relation, &job.migration.spec)?;
+    preflight::check_here(job.migration.relation, &job.migration.spec)?;
     let (mut position, seconds) = copy(job)?;
     progress.copy = Some(begun.elapsed());
     lock_exchange(job)?;
@@ -76,6 +84,7 @@ pub fn attempt_blocking(
     journal::transition(&job.migration, State::Cleaning)?;
     journal::set_pause(job.id(), begun.elapsed().as_secs_f64() * 1000.0)?;
     record(&changed)?;
+    links.copies.prepare(job.id())?;
     hold();
     Ok(Attempt::Switched)
 }

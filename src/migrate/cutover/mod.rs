@@ -67,7 +67,7 @@ pub fn attempt(jobs: &[Job], few: i64, links: &mut Links, hold: impl FnOnce()) -
         .first()
         .map(|job| job.migration.leader.unwrap_or(job.id()));
     let leader = leader.unwrap_or_default();
-    links.copies.lock(leader)?;
+    links.copies.lock(leader, Some(routing::switch::alone()))?;
     lock_public(&relations)?;
     for job in jobs.iter().filter(|job| job.is_away()) {
         let ends = links.open(job)?;

@@ -135,8 +135,14 @@ impl Drive {
         let waiting = self.in_vain.waiting();
         let attempt = txn::run(|| {
             let hold = || hold::inside(job.id(), "switched");
-            cutover::attempt_blocking(&job, waiting, &mut progress, hold)
+            cutover::attempt_blocking(&job, waiting, &mut progress, &mut self.links, hold)
         });
+        if matches!(attempt, Ok(Attempt::Switched)) {
+            hold::outside(self.id, "decided", 1);
+            self.links.copies.finish();
+        } else {
+            self.links.close();
+        }
         let reason = match attempt {
             Ok(Attempt::Switched | Attempt::Behind(_)) => return Ok(Next::Continue),
             Ok(Attempt::Waiting(reason)) => reason,

@@ -19,6 +19,11 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
         away::preflight::require_possible(table, spec)?;
     }
     routing::check(table, spec)?;
+    check_here(table, spec)
+}
+
+/// As [`check`], without what routing copies must be asked for: their own sessions have them locked.
+pub fn check_here(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     let name = relation::display_name(table)?;
     let current = shards::of(table)?;
     publications::check(table, &name)?;

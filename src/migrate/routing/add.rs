@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::migrate::away::link::Link;
 use crate::migrate::locks;
 use crate::migrate::routing::map::{self, Place, Route};
-use crate::migrate::routing::table;
+use crate::migrate::routing::{preflight, rights, table};
 use crate::nodes::servers::{Asked, Goal};
 use crate::pg::{guc, lock, on_commit, preload, relation, spi};
 
@@ -23,33 +23,34 @@ pub fn add(relation: pg_sys::Oid, node: &str) -> Result<i32> {
     preload::require("a routing copy")?;
     tables::require(relation)?;
     let node = nodes::share(node)?;
-    let copy = RoutingCopy {
-        relation,
-        coordinator: require_way_back(&node)?,
-        node: node.name,
-    };
-    require_settled(&copy.node)?;
+    let coordinator = require_way_back(&node)?;
+    require_settled(&node.name)?;
     // No migration switches, and nobody changes partitions, until this has been decided.
     hold(relation)?;
-    let (name, schema) = table::names(relation)?;
-    let wanted: Vec<Route> = map::wanted(&copy, &schema)?
+    let mut link = Link::visit(&node.name)?;
+    let copy = copy_to_be(relation, &node.name, coordinator, &mut link)?;
+    let name = copy.name();
+    let mut wanted: Vec<Route> = map::wanted(&copy)?
         .into_iter()
         .map(|(_, route)| route)
         .collect();
-    let note = require_servers(&copy, &wanted)?;
-    let mut link = Link::visit(&copy.node)?;
+    require_servers(&copy, &wanted, &mut link)?;
+    rights::require_schema(&mut link, &copy)?;
+    rights::require_no_other(&mut link, &copy)?;
+    let note = preflight::require_note(&mut link)?;
     begin(&mut link)?;
     let mut losses = None;
     if !table::exists(&mut link, &name)? {
-        losses = table::create(&mut link, relation, &name)?;
+        losses = table::create(&mut link, &copy)?;
     }
     link.ask(&format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"))?;
-    table::require_alike(&mut link, &copy, &name)?;
-    let there = table::routes(&mut link, &name)?;
+    table::require_alike(&mut link, &copy)?;
+    let there = table::routes(&mut link, &copy)?;
     require_no_rows_of_its_own(&copy, &there, &wanted)?;
+    map::name_new(&mut link, &there, &mut wanted)?;
     link.ask(&map::script(&name, &there, &wanted, &note))?;
     prepare(link, "a routing copy was made or changed")?;
-    routes::insert(relation, &copy.node)?;
+    routes::store(&copy)?;
     let shown = relation::display_name(relation)?;
     let message = format!(
         "table \"{shown}\" has a routing copy on node \"{}\"",
@@ -64,47 +65,103 @@ pub fn add(relation: pg_sys::Oid, node: &str) -> Result<i32> {
     Ok(i32::try_from(wanted.len()).unwrap_or(i32::MAX))
 }
 
+/// The copy that is known, or one of the same name as the table here: also where that which is known is not there any
+/// more.
+fn copy_to_be(
+    relation: pg_sys::Oid,
+    node: &str,
+    coordinator: String,
+    link: &mut Link,
+) -> Result<RoutingCopy> {
+    let known = routes::of(&[relation])?;
+    if let Some(copy) = known.into_iter().find(|copy| copy.node == node)
+        && table::exists(link, &copy.name())?
+    {
+        return Ok(copy);
+    }
+    let (schema, table) = table::names(relation)?;
+    let copy = RoutingCopy {
+        relation,
+        node: node.to_owned(),
+        coordinator,
+        schema,
+        table,
+    };
+    match routes::other_of(&copy)? {
+        None => Ok(copy),
+        Some(other) => Err(Error::InUse {
+            what: format!(
+                "table {} on node \"{node}\" is the routing copy of table \"{}\"",
+                copy.name(),
+                relation::display_name(other)?
+            ),
+            hint: format!(
+                "Drop that one first with SELECT repart_drop_routing_copy({}, {}).",
+                spi::quote_literal(relation::name(other)?),
+                spi::quote_literal(node)
+            ),
+        }),
+    }
+}
+
 /// Drops the routing copy of a table on a node, together with the running transaction. With `force` it is only forgotten,
 /// for a node that is gone.
 pub fn drop(relation: pg_sys::Oid, node: &str, force: bool) -> Result<()> {
     preload::require("a routing copy")?;
     let node = nodes::share(node)?.name;
     hold(relation)?;
-    let (name, _) = table::names(relation)?;
-    if !routes::delete(relation, &node)? {
+    let shown = relation::display_name(relation)?;
+    let known = routes::of(&[relation])?;
+    let Some(copy) = known.into_iter().find(|copy| copy.node == node) else {
         return Err(Error::Missing {
-            what: format!("table {name} has no routing copy on node \"{node}\""),
+            what: format!("table \"{shown}\" has no routing copy on node \"{node}\""),
             hint: "See SELECT * FROM repart.routing_copies.".to_owned(),
         });
-    }
-    let message = format!("table {name} has no routing copy on node \"{node}\" any more");
+    };
+    routes::delete(relation, &node)?;
+    let message = format!("table \"{shown}\" has no routing copy on node \"{node}\" any more");
     journal::event("notice", None, &message)?;
     if force {
         warning!(
-            "what table {name} on node \"{node}\" leads to is not switched any more: drop it there before anybody uses it"
+            "what table {} on node \"{node}\" leads to is not switched any more: drop it there before anybody uses it",
+            copy.name()
         );
         return Ok(());
     }
     require_settled(&node)?;
     let mut link = Link::visit(&node)?;
     begin(&mut link)?;
-    if !table::exists(&mut link, &name)? {
-        return Ok(());
+    if drop_there(&mut link, &copy)? {
+        prepare(link, "a routing copy was dropped")?;
+    }
+    Ok(())
+}
+
+/// Drops the table there, in the transaction that has begun; whether there was one. Shards that are on the node stay.
+pub fn drop_there(link: &mut Link, copy: &RoutingCopy) -> Result<bool> {
+    let name = copy.name();
+    if !table::exists(link, &name)? {
+        return Ok(false);
     }
     link.ask(&format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"))?;
-    // Shards that are on the node stay.
-    for route in table::routes(&mut link, &name)? {
+    for route in table::routes(link, copy)? {
         if let Place::Own(schema, table) = &route.place {
             let own = spi::quote_qualified_identifier(schema, table);
             link.ask(&format!("ALTER TABLE {name} DETACH PARTITION {own}"))?;
         }
     }
     link.ask(&format!("DROP TABLE {name}"))?;
-    prepare(link, "a routing copy was dropped")
+    Ok(true)
 }
 
 /// The server by which the node leads back here.
 fn require_way_back(node: &Node) -> Result<String> {
+    if let Some(primary) = &node.replica_of {
+        return Err(Error::InvalidParameter {
+            what: format!("node \"{}\" is a replica", node.name),
+            hint: format!("It has the routing copies of node \"{primary}\": name that one."),
+        });
+    }
     node.coordinator.clone().ok_or_else(|| Error::Prerequisite {
         what: format!("it is not known by which foreign server node \"{}\" leads back here", node.name),
         hint: format!(
@@ -134,8 +191,8 @@ fn hold(relation: pg_sys::Oid) -> Result<()> {
     })
 }
 
-/// Fails unless every server that the copy needs leads to where it should; returns the function that notes switches there.
-fn require_servers(copy: &RoutingCopy, wanted: &[Route]) -> Result<String> {
+/// Fails unless every server that the copy needs leads to where it should, for everybody who may use the copy.
+fn require_servers(copy: &RoutingCopy, wanted: &[Route], link: &mut Link) -> Result<()> {
     let mut asked = Asked::open(&nodes::share(&copy.node)?)?;
     let servers: BTreeSet<&str> = wanted
         .iter()
@@ -145,10 +202,12 @@ fn require_servers(copy: &RoutingCopy, wanted: &[Route]) -> Result<String> {
         })
         .collect();
     asked.require_server(&copy.coordinator, Goal::Here)?;
+    rights::require_mappings(link, copy, &copy.coordinator)?;
     for server in servers {
         asked.require_server(server, Goal::Node(server))?;
+        rights::require_mappings(link, copy, server)?;
     }
-    Ok(asked.function)
+    Ok(())
 }
 
 /// A partition of the table there that is no shard has rows that would disappear.
@@ -169,7 +228,7 @@ fn require_no_rows_of_its_own(copy: &RoutingCopy, there: &[Route], wanted: &[Rou
 }
 
 /// Begins a transaction there that waits for nobody for long.
-fn begin(link: &mut Link) -> Result<()> {
+pub fn begin(link: &mut Link) -> Result<()> {
     let limit = locks::limit().as_millis().max(1);
     link.ask(&format!("BEGIN; SET LOCAL lock_timeout = {limit}"))
         .map(|_| ())

@@ -1,9 +1,13 @@
 //! What a routing copy is to lead to, what it leads to, and the statements that make the one of the other.
 
+use std::collections::BTreeSet;
+
 use crate::catalog::journal::{Source, Target};
 use crate::catalog::routes::{self, Partition, RoutingCopy};
 use crate::error::{Error, Result};
+use crate::migrate::away::link::Link;
 use crate::migrate::job::Job;
+use crate::migrate::names;
 use crate::pg::spi;
 
 /// Where a partition of a copy leads to, as seen there.
@@ -68,8 +72,8 @@ fn place(
     }
 }
 
-/// What the copy of a table is to lead to now. Partitions there are in the table's schema.
-pub fn wanted(copy: &RoutingCopy, schema: &str) -> Result<Vec<(u32, Route)>> {
+/// What the copy of a table is to lead to now. Partitions there are in the schema of the table there.
+pub fn wanted(copy: &RoutingCopy) -> Result<Vec<(u32, Route)>> {
     let route = |shard: Partition| {
         if shard.has_column_options {
             return Err(Error::Unsupported {
@@ -83,7 +87,7 @@ pub fn wanted(copy: &RoutingCopy, schema: &str) -> Result<Vec<(u32, Route)>> {
         Ok((
             shard.oid,
             Route {
-                schema: schema.to_owned(),
+                schema: copy.schema.clone(),
                 name: shard.name,
                 bound: shard.bound,
                 place,
@@ -95,12 +99,7 @@ pub fn wanted(copy: &RoutingCopy, schema: &str) -> Result<Vec<(u32, Route)>> {
 }
 
 /// What it is to lead to after a migration has switched.
-pub fn after(
-    job: &Job,
-    copy: &RoutingCopy,
-    now: &[(u32, Route)],
-    schema: &str,
-) -> Result<Vec<Route>> {
+pub fn after(job: &Job, copy: &RoutingCopy, now: &[(u32, Route)]) -> Result<Vec<Route>> {
     let spec = &job.migration.spec;
     let first = spec.first_source()?;
     let stays = |(oid, _): &&(u32, Route)| spec.sources.iter().all(|source| source.oid != *oid);
@@ -111,16 +110,16 @@ pub fn after(
         .collect();
     for target in &spec.targets {
         let kept = target.keeps.and_then(|n| spec.sources.get(n));
-        let name = match (kept, &target.name) {
-            (Some(source), _) => source.name.clone(),
-            (None, Some(name)) => name.clone(),
+        let (schema, name) = match (kept, &target.name) {
+            (Some(source), _) => (&source.schema, source.name.clone()),
+            (None, Some(name)) => (&first.schema, name.clone()),
             (None, None) => return Err(Error::Internal("a target without a name".to_owned())),
         };
         let remote = target.remote.as_ref();
         let remote = remote.map(|r| (r.node.clone(), r.schema.clone(), r.table.clone()));
         routes.push(Route {
-            schema: schema.to_owned(),
-            place: place(copy, remote, (&first.schema, &name)),
+            schema: copy.schema.clone(),
+            place: place(copy, remote, (schema, &name)),
             name,
             bound: bound(target),
         });
@@ -153,6 +152,83 @@ pub fn difference<'a>(one: &'a [Route], other: &'a [Route]) -> Option<&'a Route>
             .find(|route| others.iter().all(|other| !other.is_same(route)))
     };
     lacks(one, other).or_else(|| lacks(other, one))
+}
+
+/// What the exchange locks there, as an array of OIDs: the table, its partitions that go, and its DEFAULT partition, whose
+/// bound changes with theirs.
+pub fn concerned(copy: &RoutingCopy, there: &[Route], wanted: &[Route]) -> String {
+    let goes = |route: &&Route| {
+        route.bound == "DEFAULT" || wanted.iter().all(|other| !other.is_same(route))
+    };
+    let names = [copy.name()]
+        .into_iter()
+        .chain(there.iter().filter(goes).map(Route::qualified));
+    let list: Vec<String> = names
+        .map(|name| format!("pg_catalog.to_regclass({})", spi::quote_literal(name)))
+        .collect();
+    format!("ARRAY[{}]::oid[]", list.join(", "))
+}
+
+/// Gives the partitions that are to be made there names that are free there, as they will be when those that are to go
+/// have gone: something else on the node may have the name of a shard, and shards of several schemas the same.
+pub fn name_new(link: &mut Link, there: &[Route], wanted: &mut [Route]) -> Result<()> {
+    let has = |routes: &[Route], route: &Route| routes.iter().any(|other| other.is_same(route));
+    let going: Vec<String> = there
+        .iter()
+        .filter(|route| matches!(route.place, Place::Far(..)) && !has(wanted, route))
+        .map(|route| format!("{}::regclass", spi::quote_literal(route.qualified())))
+        .collect();
+    let mut nameless: Vec<&mut Route> = wanted
+        .iter_mut()
+        .filter(|route| matches!(route.place, Place::Far(..)) && !has(there, route))
+        .collect();
+    let mut used = BTreeSet::new();
+    let mut attempt = 0;
+    while !nameless.is_empty() {
+        let suffix = format!("_{attempt}");
+        let candidate = |route: &Route| match attempt {
+            0 => route.name.clone(),
+            _ => names::joined(&route.name, &suffix),
+        };
+        let candidates: Vec<String> = nameless.iter().map(|route| candidate(route)).collect();
+        let taken = taken(link, &nameless[0].schema, &candidates, &going)?;
+        let mut left = Vec::new();
+        for (route, name) in nameless.into_iter().zip(candidates) {
+            if !taken.contains(&name) && used.insert(name.clone()) {
+                route.name = name;
+            } else {
+                left.push(route);
+            }
+        }
+        nameless = left;
+        attempt += 1;
+    }
+    Ok(())
+}
+
+/// Which of these names tables or types of the schema there have, but for those that are `going`.
+fn taken(
+    link: &mut Link,
+    schema: &str,
+    names: &[String],
+    going: &[String],
+) -> Result<BTreeSet<String>> {
+    let names: Vec<String> = names.iter().map(spi::quote_literal).collect();
+    let sql = format!(
+        "SELECT DISTINCT x.name
+           FROM pg_catalog.pg_namespace n,
+                LATERAL (SELECT c.relname::text, c.oid FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid
+                          UNION ALL
+                         SELECT t.typname::text, t.typrelid FROM pg_catalog.pg_type t WHERE t.typnamespace = n.oid) x (name, oid)
+          WHERE n.nspname = {} AND x.name = ANY (ARRAY[{}]) AND x.oid <> ALL (ARRAY[{}]::oid[])",
+        spi::quote_literal(schema),
+        names.join(", "),
+        going.join(", ")
+    );
+    let answer = link.ask(&sql)?;
+    Ok((0..answer.len())
+        .filter_map(|row| answer.get(row, 0))
+        .collect())
 }
 
 /// The statements that make `there` lead to what is wanted, for the table `parent` there; `note` is the function that notes

@@ -35,10 +35,13 @@
 
 mod add;
 mod map;
+mod orphans;
 mod preflight;
+mod rights;
 pub mod switch;
 mod table;
 
 pub use add::{add, drop};
+pub use orphans::tidy;
 pub use preflight::check;
 pub use switch::{Handover, Sessions};

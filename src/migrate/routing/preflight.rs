@@ -8,25 +8,13 @@ use crate::catalog::routes::{self, RoutingCopy};
 use crate::catalog::{nodes, two_phase};
 use crate::error::{Error, Result};
 use crate::migrate::away::link::Link;
-use crate::migrate::routing::{map, table};
-use crate::nodes::servers::{Asked, Goal};
+use crate::migrate::routing::{map, rights, table};
+use crate::nodes::servers::{self, Asked, Goal};
 use crate::pg::{relation, spi};
 
 /// Fails where a migration of this table could not be switched on all of its routing copies.
 pub fn check(relation: pg_sys::Oid, spec: &Spec) -> Result<()> {
     let copies = routes::of(&[relation])?;
-    if let (Some(copy), true) = (copies.first(), spec.blocking) {
-        return Err(Error::Unsupported {
-            what: format!(
-                "table \"{}\" has a routing copy on node \"{}\", and no key that identifies its rows",
-                relation::display_name(relation)?,
-                copy.node
-            ),
-            detail: "While its rows are copied, writers of the copy would wait for the shard, and the copy for them."
-                .to_owned(),
-            hint: "Add a PRIMARY KEY, or drop the copy with SELECT repart_drop_routing_copy(…).".to_owned(),
-        });
-    }
     copies.iter().try_for_each(|copy| check_copy(copy, spec))
 }
 
@@ -35,14 +23,15 @@ fn check_copy(copy: &RoutingCopy, spec: &Spec) -> Result<()> {
     if !two_phase::open_on(&copy.node)?.is_empty() {
         return Ok(());
     }
-    let (name, schema) = table::names(copy.relation)?;
     let mut link = Link::visit(&copy.node)?;
-    table::require_alike(&mut link, copy, &name)?;
-    let wanted: Vec<map::Route> = map::wanted(copy, &schema)?
+    table::require_alike(&mut link, copy)?;
+    let wanted: Vec<map::Route> = map::wanted(copy)?
         .into_iter()
         .map(|(_, route)| route)
         .collect();
-    require_same(copy, &table::routes(&mut link, &name)?, &wanted)?;
+    require_same(copy, &table::routes(&mut link, copy)?, &wanted)?;
+    rights::require_schema(&mut link, copy)?;
+    require_note(&mut link)?;
     let mut new: Vec<&str> = spec
         .targets
         .iter()
@@ -57,9 +46,22 @@ fn check_copy(copy: &RoutingCopy, spec: &Spec) -> Result<()> {
     let mut asked = Asked::open(&nodes::share(&copy.node)?)?;
     if comes_here {
         asked.require_server(&copy.coordinator, Goal::Here)?;
+        rights::require_mappings(&mut link, copy, &copy.coordinator)?;
     }
-    new.iter()
-        .try_for_each(|node| asked.require_server(node, Goal::Node(node)))
+    new.iter().try_for_each(|node| {
+        asked.require_server(node, Goal::Node(node))?;
+        rights::require_mappings(&mut link, copy, node)
+    })
+}
+
+/// Fails unless switches can be noted there; returns the function that notes them.
+pub fn require_note(link: &mut Link) -> Result<String> {
+    let note = link
+        .value(servers::NOTE)?
+        .ok_or_else(|| servers::without_repart(&link.node))?;
+    // Fails where the library is not preloaded.
+    link.ask(&format!("SELECT {note}('{{}}')"))?;
+    Ok(note)
 }
 
 /// Fails unless a copy leads to what this table is made of.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use pgrx::pg_sys;
+
 use crate::catalog::routes::{self, RoutingCopy};
 use crate::catalog::two_phase::{self, Decision, Number};
 use crate::error::{Error, Result};
@@ -9,13 +11,9 @@ use crate::migrate::away::Links;
 use crate::migrate::away::link::Link;
 use crate::migrate::job::Job;
 use crate::migrate::routing::{map, preflight, table};
-use crate::migrate::{hold, locks};
-use crate::nodes::servers;
+use crate::migrate::{away, hold, locks, obstacle};
 use crate::pg::{on_commit, spi, txn};
 use crate::settings;
-
-/// A transaction there that has used the table and is open for longer is waited for without asking for a lock.
-const LONG_TRANSACTION: &str = "500 ms";
 
 /// The least time for which a copy is waited for while its clients wait.
 const LEAST: Duration = Duration::from_millis(500);
@@ -33,7 +31,11 @@ pub struct Handover {
 
 /// A mover's sessions on the nodes with routing copies, from the look at them until they are told to commit.
 #[derive(Default)]
-pub struct Sessions(Vec<Session>);
+pub struct Sessions {
+    all: Vec<Session>,
+    /// The tables here that have copies.
+    tables: Vec<pg_sys::Oid>,
+}
 
 struct Session {
     link: Link,
@@ -48,7 +50,12 @@ struct Session {
 pub fn begin(jobs: &[Job], links: &mut Links) -> Result<Option<String>> {
     links.copies.close();
     let relations: Vec<_> = jobs.iter().map(|job| job.migration.relation).collect();
-    for copy in routes::of(&relations)? {
+    let copies = routes::of(&relations)?;
+    if copies.is_empty() {
+        return Ok(None);
+    }
+    routes::vouch()?;
+    for copy in copies {
         if !two_phase::open_on(&copy.node)?.is_empty() {
             return Ok(Some(format!(
                 "waits for node \"{}\", which has still to carry out what was decided: see repart.in_doubt",
@@ -61,85 +68,70 @@ pub fn begin(jobs: &[Job], links: &mut Links) -> Result<Option<String>> {
         else {
             continue;
         };
+        links.copies.tables.push(copy.relation);
         let session = links.copies.on(&copy.node)?;
-        if let Some(reason) = session.obstacle(&copy)? {
-            return Ok(Some(reason));
-        }
-        let part = session.work_out(job, &copy)?;
-        let leaves_it = job
-            .migration
-            .spec
-            .sources
-            .iter()
-            .any(|source| map::is_own(source, &copy));
-        if leaves_it {
+        let part = match session.work_out(job, &copy)? {
+            Ok(part) => part,
+            Err(reason) => return Ok(Some(reason)),
+        };
+        let sources = &job.migration.spec.sources;
+        if sources.iter().any(|source| map::is_own(source, &copy)) {
             links.open(job)?.handover = Some(part);
         } else {
-            session_parts(links, &copy.node, part);
+            links.copies.on(&copy.node)?.parts.push(part);
         }
     }
     Ok(None)
 }
 
-fn session_parts(links: &mut Links, node: &str, part: Handover) {
-    let session = links
-        .copies
-        .0
-        .iter_mut()
-        .find(|session| session.link.node == node);
-    if let Some(session) = session {
-        session.parts.push(part);
-    }
-}
-
 impl Sessions {
     /// Closes the sessions, and with them what is not prepared there.
     pub fn close(&mut self) {
-        self.0.clear();
+        self.all.clear();
+        self.tables.clear();
     }
 
     fn on(&mut self, node: &str) -> Result<&mut Session> {
-        let known = self.0.iter().position(|session| session.link.node == node);
+        let known = self
+            .all
+            .iter()
+            .position(|session| session.link.node == node);
         let n = match known {
             Some(n) => n,
             None => {
                 let mut link = Link::visit(node)?;
-                let note = link
-                    .value(servers::NOTE)?
-                    .ok_or_else(|| servers::without_repart(node))?;
-                self.0.push(Session {
+                let note = preflight::require_note(&mut link)?;
+                self.all.push(Session {
                     link,
                     note,
                     parts: Vec::new(),
                     gid: None,
                 });
-                self.0.len() - 1
+                self.all.len() - 1
             }
         };
-        self.0
+        self.all
             .get_mut(n)
             .ok_or_else(|| Error::Internal("a session vanished".to_owned()))
     }
 
     /// Locks the copies and exchanges their partitions, where that is possible now, in transactions that are not prepared
-    /// yet. From here on clients of the copies wait.
-    pub fn lock(&mut self, leader: i64) -> Result<()> {
+    /// yet. From here on clients of the copies wait. If this server is cut off meanwhile, they do so for `alone` at most,
+    /// or until TCP gives the connection up.
+    pub fn lock(&mut self, leader: i64, alone: Option<Duration>) -> Result<()> {
         for session in self
-            .0
+            .all
             .iter_mut()
             .filter(|session| !session.parts.is_empty())
         {
             let limit = locks::limit();
-            let pause = settings::max_pause().max(LEAST);
             session
                 .link
-                .wait_until(Some(Instant::now() + limit + pause));
-            // If this server is cut off now, the clients of the copy wait for so long at most.
-            let alone = settings::node_timeout().max(4 * pause);
+                .wait_until(Some(Instant::now() + limit + pause()));
             let mut script = format!(
                 "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {};",
                 limit.as_millis().max(1),
-                alone.as_millis()
+                alone.unwrap_or_default().as_millis()
             );
             for part in &session.parts {
                 script += &part.lock;
@@ -150,7 +142,7 @@ impl Sessions {
             }
             session.link.ask(&script)?;
         }
-        if !self.0.is_empty() {
+        if !self.all.is_empty() {
             hold::inside(leader, "routed");
         }
         Ok(())
@@ -158,28 +150,31 @@ impl Sessions {
 
     /// Prepares what was done: the commit of the running transaction decides.
     pub fn prepare(&mut self, leader: i64) -> Result<()> {
-        if self.0.iter().all(|session| session.parts.is_empty()) {
+        for table in &self.tables {
+            routes::note_switched(*table)?;
+        }
+        if self.all.iter().all(|session| session.parts.is_empty()) {
             return Ok(());
         }
         let number = Number::new()?;
         number.hold()?;
         // From here on something may have to be undone elsewhere.
         on_commit::wake_workers_in_any_case();
-        for (n, session) in self.0.iter_mut().enumerate() {
+        for (n, session) in self.all.iter_mut().enumerate() {
             if session.parts.is_empty() {
                 continue;
             }
             let gid = number.gid(n + 1);
-            session
-                .link
-                .wait_until(Some(Instant::now() + settings::max_pause().max(LEAST)));
+            session.link.wait_until(Some(Instant::now() + pause()));
             let mut script = String::new();
             for part in session.parts.iter().filter(|part| part.is_late) {
                 script += &part.script;
                 script += ";";
             }
             script += &format!("PREPARE TRANSACTION {}", spi::quote_literal(&gid));
-            session.link.ask(&script)?;
+            let link = &mut session.link;
+            link.ask(&script)
+                .map_err(|error| away::switch::without_room(&link.node, error))?;
             let purpose = format!("routing copies, migration {leader}");
             two_phase::decide_commit(&gid, &session.link.node, &purpose)?;
             session.gid = Some(gid);
@@ -190,7 +185,7 @@ impl Sessions {
     /// Tells the copies what was decided, at once. A copy that does not answer is told by the watcher. Outside of a
     /// transaction, after the one that decided.
     pub fn finish(&mut self) {
-        let sessions = std::mem::take(&mut self.0);
+        let sessions = std::mem::take(&mut self.all);
         let mut prepared: Vec<(Session, String)> = sessions
             .into_iter()
             .filter_map(|mut session| session.gid.take().map(|gid| (session, gid)))
@@ -213,45 +208,43 @@ impl Sessions {
     }
 }
 
-impl Session {
-    /// A transaction there that is in the way of locking the copy for long.
-    fn obstacle(&mut self, copy: &RoutingCopy) -> Result<Option<String>> {
-        let (name, _) = table::names(copy.relation)?;
-        let sql = format!(
-            r#"SELECT pg_catalog.format('waits for process %s (%s) on node "%s", whose transaction has been open for %s s', a.pid,
-                        pg_catalog.concat_ws(', ', 'application "' || nullif(a.application_name, '') || '"',
-                                             'user "' || a.usename || '"', coalesce(a.state, a.backend_type)), {},
-                        pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::numeric, 1))
-               FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-              WHERE l.locktype = 'relation' AND l.granted AND l.relation = pg_catalog.to_regclass({})
-                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-                AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type <> 'autovacuum worker'
-                AND a.xact_start <= pg_catalog.clock_timestamp() - interval '{LONG_TRANSACTION}'
-              ORDER BY a.xact_start LIMIT 1"#,
-            spi::quote_literal(&copy.node),
-            spi::quote_literal(&name)
-        );
-        self.link.value(&sql)
-    }
+/// For how long a session of repart on a copy may be idle while the copy is locked.
+pub fn alone() -> Duration {
+    settings::node_timeout().max(4 * pause())
+}
 
-    /// Compares the copy with the table here, and works out what the switch changes.
-    fn work_out(&mut self, job: &Job, copy: &RoutingCopy) -> Result<Handover> {
-        let (name, schema) = table::names(copy.relation)?;
-        table::require_alike(&mut self.link, copy, &name)?;
-        let there = table::routes(&mut self.link, &name)?;
-        let now = map::wanted(copy, &schema)?;
-        let after = map::after(job, copy, &now, &schema)?;
+/// For how long a copy is waited for while its clients wait.
+fn pause() -> Duration {
+    settings::max_pause().max(LEAST)
+}
+
+impl Session {
+    /// Compares the copy with the table here, and works out what the switch changes, or who is in the way of that for long.
+    fn work_out(
+        &mut self,
+        job: &Job,
+        copy: &RoutingCopy,
+    ) -> Result<std::result::Result<Handover, String>> {
+        table::require_alike(&mut self.link, copy)?;
+        let there = table::routes(&mut self.link, copy)?;
+        let now = map::wanted(copy)?;
+        let mut after = map::after(job, copy, &now)?;
         let now: Vec<map::Route> = now.into_iter().map(|(_, route)| route).collect();
         preflight::require_same(copy, &there, &now)?;
-        Ok(Handover {
+        let concerned = map::concerned(copy, &there, &after);
+        let question = obstacle::question_on(&copy.node, &concerned);
+        if let Some(reason) = self.link.value(&question)? {
+            return Ok(Err(reason));
+        }
+        map::name_new(&mut self.link, &there, &mut after)?;
+        let name = copy.name();
+        let targets = &job.migration.spec.targets;
+        Ok(Ok(Handover {
             lock: format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE;"),
             script: map::script(&name, &there, &after, &self.note),
-            is_late: {
-                let targets = &job.migration.spec.targets;
-                targets
-                    .iter()
-                    .any(|target| target.node.as_ref() == Some(&copy.node))
-            },
-        })
+            is_late: targets
+                .iter()
+                .any(|target| target.node.as_ref() == Some(&copy.node)),
+        }))
     }
 }
