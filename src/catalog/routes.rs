@@ -61,10 +61,12 @@ pub fn orphans() -> Result<Vec<RoutingCopy>> {
     )
 }
 
-/// The tables of which a node has a routing copy: what they are called there.
+/// The tables of which a node has a routing copy; by what they are called there if they were dropped here.
 pub fn on(node: &str) -> Result<Vec<String>> {
     spi::query(
-        "SELECT pg_catalog.format('%I.%I', table_schema, table_name) FROM repart.routing_copies WHERE node = $1::name ORDER BY 1",
+        "SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.relation) THEN r.relation::text
+                     ELSE pg_catalog.format('%I.%I', r.table_schema, r.table_name) END
+           FROM repart.routing_copies r WHERE r.node = $1::name ORDER BY 1",
         &[node.into()],
         |row| row.get(1),
     )

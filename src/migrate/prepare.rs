@@ -47,7 +47,7 @@ pub fn create_targets(job: &Job) -> Result<String> {
 
 /// Fixes the names of the targets, so that an existing relation of another migration's making is not in
 /// the way: numbers of migrations begin anew when the extension is created anew.
-fn choose_names(migration: &mut Migration) -> Result<()> {
+pub fn choose_names(migration: &mut Migration) -> Result<()> {
     let Some(schema) = migration
         .spec
         .sources

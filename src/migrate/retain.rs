@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::migrate::clean::{self, How};
 use crate::migrate::definition::{self, Index};
 use crate::migrate::job::Job;
-use crate::migrate::{capture, catch_up, names, preflight, revert, target};
+use crate::migrate::{capture, catch_up, names, preflight, prepare, revert, target};
 use crate::pg::txn::{self, Isolation};
 use crate::pg::{guc, relation, spi};
 use crate::settings;
@@ -271,6 +271,8 @@ pub fn adopt(migration: &Migration) -> Result<bool> {
     preflight::check(migration.relation, &migration.spec)?;
     let why = match require_usable(migration) {
         Ok(()) if adopt_indexes(migration)? => {
+            // Somebody may have taken the name of an old shard.
+            prepare::choose_names(&mut migration.clone())?;
             journal::transition(migration, State::CatchingUp)?;
             return Ok(true);
         }

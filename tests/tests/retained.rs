@@ -63,6 +63,23 @@ fn kept_shards_follow_whatever_is_written() {
     assert_sound(&mut session, "orders");
 }
 
+#[test]
+fn an_old_shard_whose_name_is_taken_comes_back_under_another() {
+    let cluster = Cluster::with_repart(&["repart.retain_source = '1h'"]);
+    let mut session = Session::open(&cluster, "postgres");
+    session.create_sharded_table("orders", &[3_000], KEYS);
+    let id = session.queue("repart_split('orders2', '4000')");
+    session.wait_done(id);
+    session.run("CREATE VIEW orders2 AS SELECT 1");
+    let back = revert(&mut session, id);
+    assert_eq!(rows_copied(&mut session, back), 0);
+    assert_eq!(session.bounds("orders"), [3_000]);
+    assert_ne!(session.shards("orders")[1].name, "orders2");
+    expire(&mut session);
+    assert_nothing_left(&mut session);
+    assert_sound(&mut session, "orders");
+}
+
 /// A bulk load that disables triggers disables capture too: what it wrote must not be missing later.
 #[test]
 fn old_shards_go_when_capture_was_disabled_for_a_moment() {

@@ -1,8 +1,6 @@
 //! Making routing copies, bringing them up to date, and dropping them. Everything here runs as superuser, for one who was
 //! found to be one.
 
-use std::collections::BTreeSet;
-
 use pgrx::{notice, pg_sys, warning};
 
 use crate::catalog::nodes::{self, Node};
@@ -34,17 +32,24 @@ pub fn add(relation: pg_sys::Oid, node: &str) -> Result<i32> {
         .into_iter()
         .map(|(_, route)| route)
         .collect();
-    require_servers(&copy, &wanted, &mut link)?;
+    let servers = require_servers(&copy, &wanted)?;
     rights::require_schema(&mut link, &copy)?;
     rights::require_no_other(&mut link, &copy)?;
     let note = preflight::require_note(&mut link)?;
+    // A table of many partitions takes its time there; the caller can cancel.
+    link.wait_until(None);
     begin(&mut link)?;
     let mut losses = None;
     if !table::exists(&mut link, &name)? {
         losses = table::create(&mut link, &copy)?;
     }
+    // Before the lock, which needs what this looks for; and again, since only the lock keeps it so.
+    table::require_alike(&mut link, &copy)?;
     link.ask(&format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"))?;
     table::require_alike(&mut link, &copy)?;
+    for server in &servers {
+        rights::require_mappings(&mut link, &copy, server)?;
+    }
     let there = table::routes(&mut link, &copy)?;
     require_no_rows_of_its_own(&copy, &there, &wanted)?;
     map::name_new(&mut link, &there, &mut wanted)?;
@@ -191,23 +196,20 @@ fn hold(relation: pg_sys::Oid) -> Result<()> {
     })
 }
 
-/// Fails unless every server that the copy needs leads to where it should, for everybody who may use the copy.
-fn require_servers(copy: &RoutingCopy, wanted: &[Route], link: &mut Link) -> Result<()> {
+/// Fails unless every server that the copy needs leads to where it should; returns their names.
+fn require_servers(copy: &RoutingCopy, wanted: &[Route]) -> Result<Vec<String>> {
     let mut asked = Asked::open(&nodes::share(&copy.node)?)?;
-    let servers: BTreeSet<&str> = wanted
-        .iter()
-        .filter_map(|route| match &route.place {
-            Place::Far(server, ..) if *server != copy.coordinator => Some(server.as_str()),
-            _ => None,
-        })
-        .collect();
+    let mut servers = vec![copy.coordinator.clone()];
     asked.require_server(&copy.coordinator, Goal::Here)?;
-    rights::require_mappings(link, copy, &copy.coordinator)?;
-    for server in servers {
-        asked.require_server(server, Goal::Node(server))?;
-        rights::require_mappings(link, copy, server)?;
+    for route in wanted {
+        if let Place::Far(server, ..) = &route.place
+            && !servers.contains(server)
+        {
+            asked.require_server(server, Goal::Node(server))?;
+            servers.push(server.clone());
+        }
     }
-    Ok(())
+    Ok(servers)
 }
 
 /// A partition of the table there that is no shard has rows that would disappear.

@@ -11,7 +11,7 @@ use crate::migrate::names;
 use crate::pg::spi;
 
 /// Where a partition of a copy leads to, as seen there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// A table of another server, through a foreign server of this name: server, schema, table.
     Far(String, String, String),
@@ -47,8 +47,9 @@ impl Route {
         }
     }
 
-    fn is_same(&self, other: &Self) -> bool {
-        self.bound == other.bound && self.place == other.place
+    /// What two partitions have in common that are the same: their names on the two servers may differ.
+    fn identity(&self) -> (&str, &Place) {
+        (&self.bound, &self.place)
     }
 
     fn qualified(&self) -> String {
@@ -144,12 +145,18 @@ pub fn is_own(source: &Source, copy: &RoutingCopy) -> bool {
     remote.is_some_and(|remote| remote.node == copy.node)
 }
 
+/// Partitions, to look others up in.
+fn identities(routes: &[Route]) -> BTreeSet<(&str, &Place)> {
+    routes.iter().map(Route::identity).collect()
+}
+
 /// The first partition of one of them that the other does not have.
 pub fn difference<'a>(one: &'a [Route], other: &'a [Route]) -> Option<&'a Route> {
     let lacks = |routes: &'a [Route], others: &'a [Route]| {
+        let others = identities(others);
         routes
             .iter()
-            .find(|route| others.iter().all(|other| !other.is_same(route)))
+            .find(|route| !others.contains(&route.identity()))
     };
     lacks(one, other).or_else(|| lacks(other, one))
 }
@@ -157,9 +164,8 @@ pub fn difference<'a>(one: &'a [Route], other: &'a [Route]) -> Option<&'a Route>
 /// What the exchange locks there, as an array of OIDs: the table, its partitions that go, and its DEFAULT partition, whose
 /// bound changes with theirs.
 pub fn concerned(copy: &RoutingCopy, there: &[Route], wanted: &[Route]) -> String {
-    let goes = |route: &&Route| {
-        route.bound == "DEFAULT" || wanted.iter().all(|other| !other.is_same(route))
-    };
+    let stay = identities(wanted);
+    let goes = |route: &&Route| route.bound == "DEFAULT" || !stay.contains(&route.identity());
     let names = [copy.name()]
         .into_iter()
         .chain(there.iter().filter(goes).map(Route::qualified));
@@ -172,15 +178,17 @@ pub fn concerned(copy: &RoutingCopy, there: &[Route], wanted: &[Route]) -> Strin
 /// Gives the partitions that are to be made there names that are free there, as they will be when those that are to go
 /// have gone: something else on the node may have the name of a shard, and shards of several schemas the same.
 pub fn name_new(link: &mut Link, there: &[Route], wanted: &mut [Route]) -> Result<()> {
-    let has = |routes: &[Route], route: &Route| routes.iter().any(|other| other.is_same(route));
+    let is_far = |route: &Route| matches!(route.place, Place::Far(..));
+    let stay = identities(wanted);
     let going: Vec<String> = there
         .iter()
-        .filter(|route| matches!(route.place, Place::Far(..)) && !has(wanted, route))
+        .filter(|route| is_far(route) && !stay.contains(&route.identity()))
         .map(|route| format!("{}::regclass", spi::quote_literal(route.qualified())))
         .collect();
+    let known = identities(there);
     let mut nameless: Vec<&mut Route> = wanted
         .iter_mut()
-        .filter(|route| matches!(route.place, Place::Far(..)) && !has(there, route))
+        .filter(|route| is_far(route) && !known.contains(&route.identity()))
         .collect();
     let mut used = BTreeSet::new();
     let mut attempt = 0;
@@ -235,8 +243,9 @@ fn taken(
 /// it for the guard. All of them, in one transaction that holds the table.
 pub fn script(parent: &str, there: &[Route], wanted: &[Route], note: &str) -> String {
     let mut script = String::new();
+    let (before, after) = (identities(there), identities(wanted));
     for route in there {
-        if wanted.iter().any(|other| other.is_same(route)) {
+        if after.contains(&route.identity()) {
             continue;
         }
         let name = route.qualified();
@@ -247,7 +256,7 @@ pub fn script(parent: &str, there: &[Route], wanted: &[Route], note: &str) -> St
     }
     let mut changed = vec![parent.to_owned()];
     for route in wanted {
-        if there.iter().any(|other| other.is_same(route)) {
+        if before.contains(&route.identity()) {
             continue;
         }
         let (name, bound) = (route.qualified(), &route.bound);

@@ -28,6 +28,14 @@
 //! ends our session by itself after a while, so that its clients do not wait for a coordinator that is cut off. One that is
 //! lost after that has a prepared transaction, which survives and is finished as decided.
 //!
+//! **What else could hide rows.** A partition that somebody adds here by hand is unknown to the copies: a transaction that
+//! changes partitions commits only if they lead to what the table is made of then (`repart.require_same_maps`, in
+//! `sql/routes.sql`). A copy is known by its name there, so that none is left behind under an old one; and it goes with its
+//! table ([`tidy`]).
+//!
+//! **A table without a key** is copied under locks, for which the copies are locked from the beginning: a writer of a copy
+//! that waits for the shard would hold the copy for which the exchange would wait.
+//!
 //! **Old snapshots.** A statement on a copy takes its snapshot on the server of a shard when it first uses that server,
 //! which may be before the shard came to be there. Here the guard refuses such a statement; on a copy too, which is why
 //! repart must be preloaded there: the exchange there notes the new partitions in `repart.cutovers` of that server

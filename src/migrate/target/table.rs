@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::pg::spi;
 
 /// Facts and the replica identity. Grants are carried by `pg::grants`; an index that is the replica identity
-/// says so itself. A replica identity whose index was dropped identifies nothing.
+/// says so itself. A replica identity whose index was dropped identifies nothing. That of a foreign table is always said to
+/// be nothing, and means nothing.
 pub const PARTS: &str = "
 SELECT s.oid, 'fact', 1, 'its place',
        concat_ws('|', c.relname, c.relnamespace, c.relowner, c.reltablespace, c.relam, c.relpersistence,
@@ -32,8 +33,9 @@ SELECT s.oid, 'prepare', 70, 'replica identity',
        format('ALTER TABLE %s REPLICA IDENTITY %s', s.name, CASE c.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END),
        CASE c.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END
   FROM s JOIN pg_class c ON c.oid = s.oid
- WHERE c.relreplident IN ('n', 'f')
-    OR c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = s.oid AND i.indisreplident)";
+ WHERE c.relkind <> 'f'
+   AND (c.relreplident IN ('n', 'f')
+        OR c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = s.oid AND i.indisreplident))";
 
 /// What CREATE TABLE has to say about the place of a source's replacement.
 pub struct Place {

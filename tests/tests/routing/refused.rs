@@ -79,7 +79,7 @@ fn what_cannot_be_a_routing_copy_is_refused_with_its_name() {
     refuse(
         &mut session,
         "repart_drop_routing_copy('orders', 'north')",
-        "42704 table public.orders has no routing copy",
+        "42704 table \"orders\" has no routing copy",
     );
     // A savepoint that is undone leaves nothing.
     session.run(&format!("BEGIN; SELECT {add}; ROLLBACK"));

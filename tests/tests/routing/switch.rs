@@ -95,6 +95,14 @@ fn routing_copies_of_a_colocation_group_switch_together() {
             "{call}"
         );
     }
+    // One of the group alone has a copy.
+    session.run("SELECT repart_drop_routing_copy('lines', 'north')");
+    let call = with_names(&mut session, "repart_split('{2}', '4000')");
+    let id = session.queue(&call);
+    session.wait_done(id);
+    assert_settled(&fleet, &mut session, (0, 0));
+    assert_same(&fleet, &mut session);
+    assert_eq!(session.bounds("lines"), session.bounds("orders"));
 }
 
 /// The remote snapshot of a transaction on the copy may be older than a shard's rows, there as here.

@@ -58,8 +58,10 @@ fn of_two_copies_one_goes_away_and_the_other_goes_on() {
         }
         session.release();
         if is_decided {
+            // West was told before it went, where the watcher was quicker than the strike.
+            let least = if point == "switched" { 1 } else { 0 };
             session.wait_until(
-                "SELECT bool_or(node = 'west') AND bool_and(node = 'west') FROM repart.in_doubt",
+                &format!("SELECT count(*) >= {least} AND bool_and(node = 'west') IS NOT FALSE FROM repart.in_doubt"),
                 LONG,
             );
             session.wait_done(id);
