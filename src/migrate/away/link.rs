@@ -11,7 +11,7 @@ use crate::catalog::{nodes, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::connect;
 use crate::pg::background;
-use crate::pg::libpq::{Answer, Connection, Conninfo, Patience};
+use crate::pg::libpq::{self, Answer, Connection, Conninfo, Patience};
 use crate::pg::{rows::Format, spi};
 use crate::settings;
 
@@ -112,6 +112,23 @@ impl Link {
             .into_iter()
             .next_back()
             .ok_or_else(|| Error::Internal(format!("node \"{}\" did not answer", self.node)))
+    }
+
+    /// Says something to several nodes at the same time; what each has answered by the deadline.
+    pub fn ask_all(
+        asked: &mut [(&mut Self, String)],
+        deadline: Instant,
+    ) -> Result<Vec<Result<()>>> {
+        for (link, sql) in asked.iter_mut() {
+            link.connection.say(sql)?;
+        }
+        let mut connections: Vec<&mut Connection> = asked
+            .iter_mut()
+            .map(|(link, _)| &mut link.connection)
+            .collect();
+        libpq::converse(&mut connections, deadline)?;
+        let answers = connections.into_iter();
+        Ok(answers.map(|one| one.answers().map(|_| ())).collect())
     }
 
     /// The first column of the first row.

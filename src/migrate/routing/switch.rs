@@ -119,28 +119,26 @@ impl Sessions {
     /// yet. From here on clients of the copies wait. If this server is cut off meanwhile, they do so for `alone` at most,
     /// or until TCP gives the connection up.
     pub fn lock(&mut self, leader: i64, alone: Option<Duration>) -> Result<()> {
-        for session in self
-            .all
-            .iter_mut()
-            .filter(|session| !session.parts.is_empty())
-        {
-            let limit = locks::limit();
-            session
-                .link
-                .wait_until(Some(Instant::now() + limit + pause()));
-            let mut script = format!(
-                "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {};",
-                limit.as_millis().max(1),
-                alone.unwrap_or_default().as_millis()
-            );
-            for part in &session.parts {
-                script += &part.lock;
-            }
-            for part in session.parts.iter().filter(|part| !part.is_late) {
-                script += &part.script;
-                script += ";";
-            }
-            session.link.ask(&script)?;
+        let limit = locks::limit();
+        let begin = format!(
+            "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {};",
+            limit.as_millis().max(1),
+            alone.unwrap_or_default().as_millis()
+        );
+        let script = |session: &Session| {
+            let locks: String = session.parts.iter().map(|part| &part.lock[..]).collect();
+            format!("{begin}{locks}{}", session.exchange(false))
+        };
+        let mut asked: Vec<(&mut Link, String)> = self
+            .at_work()
+            .map(|session| {
+                let script = script(session);
+                (&mut session.link, script)
+            })
+            .collect();
+        // All of them at the same time: clients of one wait no longer because there is another.
+        for answer in Link::ask_all(&mut asked, Instant::now() + limit + pause())? {
+            answer?;
         }
         if !self.all.is_empty() {
             hold::inside(leader, "routed");
@@ -153,57 +151,69 @@ impl Sessions {
         for table in &self.tables {
             routes::note_switched(*table)?;
         }
-        if self.all.iter().all(|session| session.parts.is_empty()) {
+        if self.at_work().next().is_none() {
             return Ok(());
         }
         let number = Number::new()?;
         number.hold()?;
         // From here on something may have to be undone elsewhere.
         on_commit::wake_workers_in_any_case();
-        for (n, session) in self.all.iter_mut().enumerate() {
-            if session.parts.is_empty() {
-                continue;
-            }
+        for (n, session) in self.at_work().enumerate() {
             let gid = number.gid(n + 1);
-            session.link.wait_until(Some(Instant::now() + pause()));
-            let mut script = String::new();
-            for part in session.parts.iter().filter(|part| part.is_late) {
-                script += &part.script;
-                script += ";";
-            }
-            script += &format!("PREPARE TRANSACTION {}", spi::quote_literal(&gid));
-            let link = &mut session.link;
-            link.ask(&script)
-                .map_err(|error| away::switch::without_room(&link.node, error))?;
             let purpose = format!("routing copies, migration {leader}");
             two_phase::decide_commit(&gid, &session.link.node, &purpose)?;
             session.gid = Some(gid);
         }
+        let mut asked: Vec<(&mut Link, String)> = self
+            .at_work()
+            .map(|session| {
+                let gid = spi::quote_literal(session.gid.as_deref().unwrap_or_default());
+                let script = format!("{}PREPARE TRANSACTION {gid}", session.exchange(true));
+                (&mut session.link, script)
+            })
+            .collect();
+        let answers = Link::ask_all(&mut asked, Instant::now() + pause())?;
+        for (answer, (link, _)) in answers.into_iter().zip(&asked) {
+            answer.map_err(|error| away::switch::without_room(&link.node, error))?;
+        }
         Ok(())
+    }
+
+    /// Sessions with something to do; with others the source's session has it.
+    fn at_work(&mut self) -> impl Iterator<Item = &mut Session> {
+        let all = self.all.iter_mut();
+        all.filter(|session| !session.parts.is_empty())
     }
 
     /// Tells the copies what was decided, at once. A copy that does not answer is told by the watcher. Outside of a
     /// transaction, after the one that decided.
     pub fn finish(&mut self) {
-        let sessions = std::mem::take(&mut self.all);
-        let mut prepared: Vec<(Session, String)> = sessions
-            .into_iter()
-            .filter_map(|mut session| session.gid.take().map(|gid| (session, gid)))
-            .collect();
-        if prepared.is_empty() {
+        let mut sessions = std::mem::take(self).all;
+        let mut asked: Vec<(&mut Link, String)> = Vec::new();
+        let mut gids = Vec::new();
+        for session in &mut sessions {
+            if let Some(gid) = session.gid.take() {
+                asked.push((&mut session.link, Decision::Commit.command(&gid)));
+                gids.push(gid);
+            }
+        }
+        if asked.is_empty() {
             return;
         }
         // What a node is told must not be forgotten here by a crash.
         txn::flush_log();
-        for (session, gid) in &mut prepared {
-            let deadline = Instant::now() + settings::node_timeout();
-            session.link.wait_until(Some(deadline));
-            let command = Decision::Commit.command(gid);
-            let told = txn::outside(|| session.link.ask(&command))
-                .and_then(|_| txn::run(|| two_phase::forget(gid)));
-            if let Err(error) = told {
-                pgrx::debug1!("repart mover: {error}");
+        let deadline = Instant::now() + settings::node_timeout();
+        let told = txn::outside(|| Link::ask_all(&mut asked, deadline)).and_then(|answers| {
+            for (answer, gid) in answers.into_iter().zip(&gids) {
+                match answer {
+                    Ok(()) => txn::run(|| two_phase::forget(gid))?,
+                    Err(error) => pgrx::debug1!("repart mover: {error}"),
+                }
             }
+            Ok(())
+        });
+        if let Err(error) = told {
+            pgrx::debug1!("repart mover: {error}");
         }
     }
 }
@@ -219,6 +229,12 @@ fn pause() -> Duration {
 }
 
 impl Session {
+    /// The statements that exchange partitions: those that can only be said in the end, or the others.
+    fn exchange(&self, late: bool) -> String {
+        let parts = self.parts.iter().filter(|part| part.is_late == late);
+        parts.map(|part| format!("{};", part.script)).collect()
+    }
+
     /// Compares the copy with the table here, and works out what the switch changes, or who is in the way of that for long.
     fn work_out(
         &mut self,
