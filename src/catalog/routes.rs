@@ -61,15 +61,23 @@ pub fn orphans() -> Result<Vec<RoutingCopy>> {
     )
 }
 
-/// The tables of which a node has a routing copy; by what they are called there if they were dropped here.
+/// The tables of which a node has a routing copy.
 pub fn on(node: &str) -> Result<Vec<String>> {
     spi::query(
-        "SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.relation) THEN r.relation::text
-                     ELSE pg_catalog.format('%I.%I', r.table_schema, r.table_name) END
-           FROM repart.routing_copies r WHERE r.node = $1::name ORDER BY 1",
+        "SELECT r.relation::text FROM repart.routing_copies r JOIN pg_catalog.pg_class c ON c.oid = r.relation
+          WHERE r.node = $1::name ORDER BY 1",
         &[node.into()],
         |row| row.get(1),
     )
+}
+
+/// Forgets the copies on a node of tables that were dropped here; returns what they are called there.
+pub fn forget_orphans(node: &str) -> Result<Vec<String>> {
+    let orphans = orphans()?;
+    let on_node = orphans.iter().filter(|copy| copy.node == node);
+    on_node
+        .map(|copy| delete(copy.relation, node).map(|_| copy.name()))
+        .collect()
 }
 
 /// The table of which the table there is a copy, if it is another one than is said. What was a copy of a table that was

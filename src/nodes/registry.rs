@@ -192,6 +192,11 @@ pub fn remove(name: &str) -> Result<()> {
     if node.replica_of.is_none() {
         require_nothing_prepared(&node)?;
     }
+    for copy in routes::forget_orphans(name)? {
+        notice!(
+            "table {copy} on node \"{name}\" was a routing copy of a table that was dropped here: drop it if it is still there"
+        );
+    }
     nodes::delete(name)?;
     journal::event("notice", None, &format!("node \"{name}\" was removed"))?;
     on_commit::wake_workers();

@@ -53,6 +53,8 @@ pub fn attempt_blocking(
     if let Some(obstacle) = obstacle::find(&relations)? {
         return Ok(Attempt::Waiting(obstacle));
     }
+    // From here on no copy is added.
+    lock_out_maintenance(&[job.migration.relation])?;
     if let Some(reason) = routing::switch::begin(std::slice::from_ref(job), links)? {
         return Ok(Attempt::Waiting(reason));
     }

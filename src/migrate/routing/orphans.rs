@@ -1,5 +1,7 @@
 //! Copies of tables that were dropped here: they lead nowhere, and go too.
 
+use std::collections::BTreeSet;
+
 use crate::catalog::journal;
 use crate::catalog::routes::{self, RoutingCopy};
 use crate::catalog::two_phase;
@@ -11,8 +13,16 @@ use crate::pg::txn;
 /// One round of the janitor, outside of a transaction. What cannot be done now is tried again in the next one.
 pub fn tidy() -> Result<()> {
     let mut first = None;
+    let mut silent = BTreeSet::new();
     for copy in txn::run(routes::orphans)? {
+        // One that does not answer is waited for once in a round.
+        if silent.contains(&copy.node) {
+            continue;
+        }
         match txn::run(|| tidy_one(&copy)) {
+            Err(error) if error.is_of_lost_server() => {
+                silent.insert(copy.node);
+            }
             Err(error) if !error.is_transient() && first.is_none() => first = Some(error),
             _ => {}
         }

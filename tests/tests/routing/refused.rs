@@ -81,6 +81,13 @@ fn what_cannot_be_a_routing_copy_is_refused_with_its_name() {
         "repart_drop_routing_copy('orders', 'north')",
         "42704 table \"orders\" has no routing copy",
     );
+    session.run("CREATE SCHEMA shop");
+    session.create_sharded_table("shop.items", &[], 10);
+    refuse(
+        &mut session,
+        "repart_add_routing_copy('shop.items', 'north')",
+        "42704 schema shop does not exist on node \"north\"",
+    );
     // A savepoint that is undone leaves nothing.
     session.run(&format!("BEGIN; SELECT {add}; ROLLBACK"));
     wait_until("what was prepared to be rolled back", LONG, || {

@@ -97,7 +97,7 @@ fn routing_copies_of_a_colocation_group_switch_together() {
     }
     // One of the group alone has a copy.
     session.run("SELECT repart_drop_routing_copy('lines', 'north')");
-    let call = with_names(&mut session, "repart_split('{2}', '4000')");
+    let call = with_names(&mut session, "repart_split('{2}', '3000')");
     let id = session.queue(&call);
     session.wait_done(id);
     assert_settled(&fleet, &mut session, (0, 0));
