@@ -82,7 +82,8 @@ SELECT kind, rows, pause_ms > 0 AS paused, duration > 0 AS lasted FROM repart.ou
 SELECT relname FROM pg_class c WHERE relnamespace = 'repart'::regnamespace AND relkind IN ('r', 'i')
    AND relname ~ '^(t|i|old|log)_[0-9]+';
 SELECT tgname FROM pg_trigger WHERE tgname LIKE 'repart%';
-SELECT proname FROM pg_proc WHERE pronamespace = 'repart'::regnamespace;
+SELECT proname FROM pg_proc p WHERE pronamespace = 'repart'::regnamespace
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e');
 
 -- Nothing depends on the private CHECK constraint any more.
 SELECT conname FROM pg_constraint WHERE conname = 'repart_bound';
