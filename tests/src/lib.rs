@@ -2,7 +2,8 @@
 //!
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
-//! - [`fleet`]: a coordinator with nodes and a replica of one; [`namespace`] or [`proxy`] cuts one off;
+//! - [`fleet`]: a coordinator with nodes and a replica of one; [`namespace`] or [`proxy`] cuts one off (with `REPART_PROXY`
+//!   in the environment always the latter);
 //! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
 //! - [`moves`]: the same for migrations in which nodes have a part;
 //! - [`disk`]: a small file system to fill;
