@@ -151,7 +151,11 @@ CREATE TABLE repart.journal (
     retained         jsonb,
     retained_until   timestamptz,
     -- The migration of a colocated table that this one is carried out with.
-    leader           bigint
+    leader           bigint,
+    -- The node that it waits for, which does not answer; since when, and when it is tried again at the latest.
+    waits_for        name,
+    waiting_since    timestamptz,
+    retry_at         timestamptz
 );
 COMMENT ON TABLE repart.journal IS 'the durable journal of migrations';
 CREATE INDEX journal_unfinished_idx ON repart.journal (id) WHERE state NOT IN ('done', 'cancelled', 'failed');

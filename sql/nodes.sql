@@ -71,6 +71,26 @@ CREATE TABLE repart.node_keys (
 );
 COMMENT ON TABLE repart.node_keys IS 'the keys by which each shard on a node was used lately, as sampled there';
 
+-- What replicas of this server have served of its shards, until the observer puts it into a sample. Lost in a crash.
+CREATE UNLOGGED TABLE repart.replica_reads (
+    shard      oid              NOT NULL,
+    rows       double precision NOT NULL,
+    bytes      double precision NOT NULL,
+    statements double precision,
+    busy_ms    double precision,
+    latency    bigint[]
+);
+COMMENT ON TABLE repart.replica_reads IS 'what replicas of this server have served and is in no sample yet';
+
+-- What was said of this server as a node: a row where it is not as any other.
+CREATE TABLE repart.local_node (
+    single   boolean          PRIMARY KEY DEFAULT true CHECK (single),
+    weight   double precision NOT NULL DEFAULT 1 CHECK (weight > 0 AND weight < 'Infinity'),
+    draining boolean          NOT NULL DEFAULT false
+);
+COMMENT ON TABLE repart.local_node IS 'weight of this server as a node, and whether shards are to leave it';
+SELECT pg_catalog.pg_extension_config_dump('repart.local_node', '');
+
 -- Begins the name of every transaction that is prepared on a node, so that coordinators that share one leave those of
 -- each other alone. Not dumped: a restored database is another coordinator.
 CREATE TABLE repart.coordinator (

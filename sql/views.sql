@@ -62,10 +62,13 @@ SELECT j.id,
        j.reverts,
        j.retained_until,
        j.error,
-       j.leader
+       j.leader,
+       j.waits_for,
+       j.waiting_since,
+       j.retry_at
   FROM repart.journal j
   LEFT JOIN repart.pause a ON true
  CROSS JOIN LATERAL (
        SELECT CASE WHEN j.state NOT IN ('cleaning', 'done', 'cancelled', 'failed')
                    THEN coalesce(j.paused_by, a.paused_by)::text END AS by) p;
-COMMENT ON VIEW repart.migrations IS 'migrations, queued, running and ended: progress 0 to 1, rate in bytes per second of copying, lag in captured changes, pause_ms of the cutover, reverts the migration that it takes back, retained_until when its old shards are dropped, leader the migration of a colocated table that it is part of';
+COMMENT ON VIEW repart.migrations IS 'migrations, queued, running and ended: progress 0 to 1, rate in bytes per second of copying, lag in captured changes, pause_ms of the cutover, reverts the migration that it takes back, retained_until when its old shards are dropped, leader the migration of a colocated table that it is part of, waits_for a node that does not answer, waiting_since when it was first tried in vain, retry_at when it is tried again at the latest';

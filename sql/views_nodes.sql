@@ -20,7 +20,9 @@ SELECT n.node,
        s.transactions, s.lag, s.cpus,
        CASE WHEN n.node = 'local' AND pg_catalog.current_setting('repart.sampler', true) = 'on'
                  OR t.facts ->> 'sampler' IS NOT NULL THEN 'sampler' ELSE 'statistics' END AS shards_observed_by
-  FROM (SELECT 'local'::name AS node, NULL::name AS replica_of, 1::double precision AS weight, false AS draining
+  FROM (SELECT 'local'::name AS node, NULL::name AS replica_of, coalesce(o.weight, 1) AS weight,
+               coalesce(o.draining, false) AS draining
+          FROM (VALUES (true)) one LEFT JOIN repart.local_node o ON true
         UNION ALL
         SELECT node, replica_of, weight, draining FROM repart.node_list) n
   LEFT JOIN repart.node_state t ON t.node = n.node

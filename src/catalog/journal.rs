@@ -17,7 +17,8 @@ const COLUMNS: &str = "id, kind, relation, relation_name, spec, state, cancel_re
     xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid,
     paused_by IS NOT NULL OR EXISTS (SELECT FROM repart.pause),
     extract(epoch FROM clock_timestamp() - greatest(state_since, resumed_at))::float8, leader,
-    1 + (SELECT count(*) FROM repart.journal f WHERE f.leader = coalesce(journal.leader, journal.id))";
+    1 + (SELECT count(*) FROM repart.journal f WHERE f.leader = coalesce(journal.leader, journal.id)),
+    waits_for::text";
 
 /// Numbers a migration before it is stored.
 pub(super) const NEXT_NUMBER: &str =
@@ -45,6 +46,7 @@ fn read(row: &spi::Row) -> Result<Migration> {
         state_seconds: row.get(18)?,
         leader: row.optional(19)?,
         tables: row.get(20)?,
+        waits_for: row.optional(21)?,
     })
 }
 
@@ -130,50 +132,6 @@ pub fn insert(request: Request) -> Result<i64> {
     .ok_or_else(|| Error::Internal("a migration was not queued".to_owned()))
 }
 
-/// An unfinished migration that needs a mover now.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Runnable {
-    /// Its number.
-    pub id: i64,
-    /// Whether its mover only keeps up: it is paused, or has begun and a node with a part in it does not answer.
-    pub rests: bool,
-    /// Whether it is to begin, and begins by itself: a plan asked for it, and nobody has cancelled it.
-    pub waits: bool,
-    /// When the limit that it is to keep is passed, µs since the Unix epoch, if a plan said so.
-    pub deadline: Option<i64>,
-    /// How long it is expected to take, s; 0 where nobody said.
-    pub duration: f64,
-}
-
-/// Unfinished migrations that need a mover now, oldest first. A paused one that has begun needs it too: somebody must
-/// keep its log short. Without those that another one leads.
-pub fn runnable() -> Result<Vec<Runnable>> {
-    spi::select(
-        "SELECT j.id,
-                p.paused OR EXISTS (SELECT FROM repart.node_objects o JOIN repart.node_state n ON n.node = o.node
-                                     WHERE o.migration = j.id AND n.error IS NOT NULL),
-                j.state = 'queued' AND j.plan_id IS NOT NULL AND NOT j.cancel_requested,
-                (s.spec ->> 'deadline')::int8, coalesce((j.predicted ->> 'duration')::float8, 0)
-           FROM repart.journal j
-           LEFT JOIN repart.plan_steps s ON s.plan_id = j.plan_id AND s.step = j.step
-          CROSS JOIN LATERAL (SELECT j.paused_by IS NOT NULL OR EXISTS (SELECT FROM repart.pause) AS paused) p
-          WHERE j.state NOT IN ('done', 'cancelled', 'failed') AND j.leader IS NULL
-            AND (j.state <> 'queued' OR j.cancel_requested
-                 OR j.start_at <= pg_catalog.clock_timestamp() AND NOT p.paused)
-          ORDER BY j.state = 'queued', j.start_at, j.id",
-        &[],
-        |row| {
-            Ok(Runnable {
-                id: row.get(1)?,
-                rests: row.get(2)?,
-                waits: row.get(3)?,
-                deadline: row.optional(4)?,
-                duration: row.get(5)?,
-            })
-        },
-    )
-}
-
 /// The nodes on which a migration and those that follow it have sources or targets.
 pub fn nodes_of(id: i64) -> Result<Vec<String>> {
     spi::query(
@@ -210,6 +168,7 @@ pub fn transition(migration: &Migration, to: State) -> Result<()> {
     let changed = spi::run(
         "UPDATE repart.journal
             SET state = $2, state_since = pg_catalog.clock_timestamp(), reason = NULL, attempts = least(attempts, 1),
+                waits_for = NULL, waiting_since = NULL, retry_at = NULL,
                 finished_at = CASE WHEN $2 IN ('done', 'cancelled', 'failed') THEN pg_catalog.clock_timestamp() END
           WHERE id = $1 AND state = $3
             AND (NOT cancel_requested OR state = 'cleaning' OR $2 IN ('cancelled', 'failed'))",

@@ -207,6 +207,8 @@ pub struct Migration {
     pub leader: Option<i64>,
     /// How many tables are cut over together, its own included.
     pub tables: i64,
+    /// The node that it waits for, which does not answer; nobody works at it meanwhile.
+    pub waits_for: Option<String>,
 }
 
 /// How far the copy is; stored in the same transaction as the rows it speaks of.

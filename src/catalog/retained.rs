@@ -107,6 +107,7 @@ fn read(row: &spi::Row) -> Result<Keeper> {
             state_seconds: 0.0,
             leader: None,
             tables: 1,
+            waits_for: None,
         },
         is_expired: row.get(6)?,
     })

@@ -21,8 +21,11 @@ const LEAST_MEMORY: f64 = 0.05;
 
 /// All nodes but replicas, this server first. Forecasts what is used of them.
 pub fn nodes(options: &Options) -> Result<Vec<Node>> {
+    let (weight, draining) = nodes::own()?;
     let mut fleet = vec![Node {
         name: LOCAL.to_owned(),
+        weight,
+        draining,
         ..Node::default()
     }];
     for node in nodes::all()? {

@@ -1,7 +1,8 @@
 //! The janitor, a job of the observer: keeps old shards up to date while a revert may need them, drops them when
 //! it may not, and drops what migrations had to leave.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::catalog::journal::Migration;
 use crate::catalog::node_objects;
@@ -10,10 +11,28 @@ use crate::error::{Error, Result};
 use crate::migrate::clean::{self, How};
 use crate::migrate::{away, retain, routing};
 use crate::pg::txn;
+use crate::settings;
 
-/// One round, outside of a transaction. Whatever a lock denies is tried again in the next one; an error of one
-/// migration's objects does not keep the others from their turn.
-pub fn round() -> Result<()> {
+/// For so many times `repart.node_timeout` a node that did not answer is not asked again.
+const REST: u32 = 3;
+
+/// What the janitor remembers between rounds: which nodes did not answer, and when.
+#[derive(Default)]
+pub struct Janitor {
+    silent: BTreeMap<String, Instant>,
+}
+
+impl Janitor {
+    /// One round, outside of a transaction. Whatever a lock denies is tried again in the next one; an error of one
+    /// migration's objects does not keep the others from their turn.
+    pub fn round(&mut self) -> Result<()> {
+        let rest = REST * settings::node_timeout();
+        self.silent.retain(|_, since| since.elapsed() < rest);
+        round(&mut self.silent)
+    }
+}
+
+fn round(silent: &mut BTreeMap<String, Instant>) -> Result<()> {
     let mut first = None;
     let mut note = |outcome: Result<()>| match outcome {
         Err(error) if !error.is_transient() && first.is_none() => first = Some(error),
@@ -25,15 +44,14 @@ pub fn round() -> Result<()> {
     for number in txn::run(retained::leftovers)? {
         note(txn::run(|| clean::drop_private(number, How::Thoroughly)));
     }
-    let mut silent = BTreeSet::new();
     for made in txn::run(node_objects::leftovers)? {
-        // One that does not answer is waited for once in a round: migrations wait meanwhile to be started.
-        if silent.contains(&made.node) {
+        // One that does not answer is waited for once: migrations wait meanwhile to be started.
+        if silent.contains_key(&made.node) {
             continue;
         }
         let outcome = away::clean::drop_there(&made);
         if outcome.as_ref().is_err_and(Error::is_of_lost_server) {
-            silent.insert(made.node.clone());
+            silent.insert(made.node.clone(), Instant::now());
         }
         note(outcome);
     }

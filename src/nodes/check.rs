@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::catalog::nodes::{self, Node};
+use crate::catalog::nodes::{self, LOCAL, Node};
 use crate::error::{Error, Result};
 use crate::nodes::connect;
 use crate::nodes::facts::{FACTS, Facts, OLDEST, VERSION};
@@ -40,9 +40,9 @@ pub fn check(node: &Node) -> Result<Checked> {
     require_clock(node, &there, before, after)?;
     let mut losses = Vec::new();
     match &node.replica_of {
-        Some(primary) => require_replica(node, &there, primary)?,
+        Some(primary) => require_replica(node, &there, primary, &here)?,
         None => {
-            require_primary(node, &there)?;
+            require_primary(node, &there, &here)?;
             losses.extend(loopback_loss(&here)?);
         }
     }
@@ -141,13 +141,18 @@ fn require_clock(node: &Node, there: &Facts, before: f64, after: f64) -> Result<
     })
 }
 
-fn require_primary(node: &Node, there: &Facts) -> Result<()> {
+fn require_primary(node: &Node, there: &Facts, here: &Facts) -> Result<()> {
     let name = &node.name;
     if there.replica {
+        let (first, primary) = if there.system == here.system {
+            ("It is one of this server: run", LOCAL)
+        } else {
+            ("Add its primary, then run", "...")
+        };
         return Err(Error::InvalidParameter {
             what: format!("server \"{name}\" is a replica"),
             hint: format!(
-                "Add its primary, then run SELECT repart_add_node({}, replica_of => '...').",
+                "{first} SELECT repart_add_node({}, replica_of => '{primary}').",
                 spi::quote_literal(name)
             ),
         });
@@ -190,7 +195,7 @@ fn require_primary(node: &Node, there: &Facts) -> Result<()> {
     Ok(())
 }
 
-fn require_replica(node: &Node, there: &Facts, primary: &str) -> Result<()> {
+fn require_replica(node: &Node, there: &Facts, primary: &str, here: &Facts) -> Result<()> {
     if !there.replica {
         return Err(Error::InvalidParameter {
             what: format!("server \"{}\" is not a replica", node.name),
@@ -201,12 +206,16 @@ fn require_replica(node: &Node, there: &Facts, primary: &str) -> Result<()> {
         });
     }
     let known = nodes::facts()?;
-    let Some((_, json)) = known.iter().find(|(name, _)| name == primary) else {
-        return Err(Error::Internal(format!(
-            "nothing is known of node \"{primary}\""
-        )));
+    let of_primary = match known.iter().find(|(name, _)| name == primary) {
+        Some((_, json)) => Facts::read(json)?,
+        None if primary == LOCAL => here.clone(),
+        None => {
+            return Err(Error::Internal(format!(
+                "nothing is known of node \"{primary}\""
+            )));
+        }
     };
-    if Facts::read(json)?.system == there.system {
+    if of_primary.system == there.system {
         return Ok(());
     }
     Err(Error::InvalidParameter {

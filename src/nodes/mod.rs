@@ -4,6 +4,7 @@
 //! - [`connect`] makes these connections from the options of the foreign server and the user mapping;
 //! - [`facts`] is what a server says of itself, here and there in the same words;
 //! - [`check`] compares the two before a server becomes a node;
+//! - [`local`] looks at this server;
 //! - [`registry`] adds, removes and drains;
 //! - [`servers`] looks at foreign servers on a node, by which routing copies reach shards;
 //! - [`shards`] reads what PostgreSQL there counts of shards;
@@ -14,6 +15,7 @@
 mod check;
 pub mod connect;
 mod facts;
+pub mod local;
 mod reading;
 pub mod registry;
 pub mod servers;
@@ -21,3 +23,4 @@ mod shards;
 pub mod two_phase;
 pub mod usage;
 pub mod watch;
+mod watched;

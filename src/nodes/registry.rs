@@ -14,14 +14,16 @@ use crate::pg::{on_commit, spi};
 /// Makes a foreign server a node, or a replica of one, and says what will not work. One that is a node already is
 /// checked again; it takes the given weight, and is not draining any more.
 pub fn add(node: &Node) -> Result<()> {
-    require_not_local(&node.name)?;
-    let node = &with_known_way_back(node)?;
     if !(node.weight > 0.0 && node.weight.is_finite()) {
         return Err(Error::InvalidParameter {
             what: format!("weight {} is not a positive number", node.weight),
             hint: "A node of weight 2 gets twice the load of a node of weight 1.".to_owned(),
         });
     }
+    if node.name == LOCAL {
+        return add_local(node);
+    }
+    let node = &with_known_way_back(node)?;
     if let Some(primary) = &node.replica_of {
         require_can_have_replica(node, primary)?;
     }
@@ -39,6 +41,18 @@ pub fn add(node: &Node) -> Result<()> {
     for loss in &checked.losses {
         notice!("node \"{}\": {loss}", node.name);
     }
+    on_commit::wake_workers();
+    Ok(())
+}
+
+/// This server is a node always: it takes the given weight, and is not draining any more.
+fn add_local(node: &Node) -> Result<()> {
+    if node.replica_of.is_some() || node.coordinator.is_some() {
+        return Err(is_this_server());
+    }
+    nodes::set_own_weight(node.weight)?;
+    let message = "node \"local\" may receive shards";
+    journal::event("notice", None, message)?;
     on_commit::wake_workers();
     Ok(())
 }
@@ -75,22 +89,22 @@ fn with_known_way_back(node: &Node) -> Result<Node> {
 }
 
 fn require_not_local(name: &str) -> Result<()> {
-    if name != LOCAL {
-        return Ok(());
+    if name == LOCAL {
+        return Err(is_this_server());
     }
-    Err(Error::InvalidParameter {
+    Ok(())
+}
+
+fn is_this_server() -> Error {
+    Error::InvalidParameter {
         what: "\"local\" is the name of this server".to_owned(),
         hint: "It is a node always; give another foreign server another name.".to_owned(),
-    })
+    }
 }
 
 fn require_can_have_replica(node: &Node, primary: &str) -> Result<()> {
     if primary == LOCAL {
-        return Err(Error::Unsupported {
-            what: "replicas of this server itself cannot be added".to_owned(),
-            detail: String::new(),
-            hint: "Give the node that it is a replica of.".to_owned(),
-        });
+        return Ok(());
     }
     if primary == node.name {
         return Err(Error::InvalidParameter {
@@ -241,7 +255,12 @@ fn in_use(name: &str, why: &str, hint: &str) -> Error {
 
 /// Lets a node receive no more shards; returns how many it holds.
 pub fn drain(name: &str) -> Result<i64> {
-    require_not_local(name)?;
+    let number = |shards: usize| i64::try_from(shards).unwrap_or(i64::MAX);
+    if name == LOCAL {
+        nodes::drain_own()?;
+        note_draining(name)?;
+        return Ok(number(nodes::placed_here()?.len()));
+    }
     let node = nodes::hold(name)?;
     if let Some(primary) = node.replica_of {
         return Err(Error::InvalidParameter {
@@ -250,7 +269,12 @@ pub fn drain(name: &str) -> Result<i64> {
         });
     }
     nodes::set_draining(name)?;
+    note_draining(name)?;
+    Ok(number(nodes::shards(name)?.len()))
+}
+
+fn note_draining(name: &str) -> Result<()> {
     journal::event("notice", None, &format!("node \"{name}\" is draining"))?;
     on_commit::wake_workers();
-    Ok(i64::try_from(nodes::shards(name)?.len()).unwrap_or(i64::MAX))
+    Ok(())
 }

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 
 use pgrx::pg_sys;
-use repart_core::series::{self, Counters};
+use repart_core::series::{self, Counters, Rates};
 
 use crate::catalog::access::AccessCounters;
 use crate::catalog::nodes::Placed;
+use crate::catalog::replica_reads::Served;
 use crate::catalog::samples::NewSample;
 use crate::observe::{self, Accessed};
 use crate::pg::libpq::Answer;
@@ -145,6 +146,32 @@ pub fn read(placed: &[Placed], answer: &Answer, at: i64) -> Counted {
     counted
 }
 
+impl Count {
+    /// What was counted since an earlier answer; `None` where nothing can be said of that.
+    fn since(&self, before: &Self) -> Option<(Rates, Option<Accessed>)> {
+        let block_size = i64::from(pg_sys::BLCKSZ);
+        let by_statistics = series::rates(&before.statistics, &self.statistics, block_size);
+        let both = self.sampler.as_ref().zip(before.sampler.as_ref());
+        let accessed = both.and_then(|(now, before)| observe::access_rates(now, before));
+        let rows = accessed.as_ref().map(|accessed| accessed.rows);
+        Some((rows.or(by_statistics)?, accessed))
+    }
+}
+
+/// What a replica of this server has served since it was last asked.
+pub fn served(now: &Counted, before: &Counted) -> Vec<(pg_sys::Oid, Served)> {
+    let of_shard = |(shard, count): (&u32, &Count)| {
+        let (rates, accessed) = count.since(before.get(shard)?)?;
+        let served = Served {
+            rows: rates.reads * rates.seconds,
+            bytes: rates.bytes * rates.seconds,
+            statements: accessed.map(|accessed| accessed.statements()),
+        };
+        Some((pg_sys::Oid::from(*shard), served))
+    };
+    now.iter().filter_map(of_shard).collect()
+}
+
 /// The load of shards, summed over the servers that serve them.
 #[derive(Default)]
 pub struct Load {
@@ -163,12 +190,7 @@ impl Load {
             let Some(previous) = before.get(shard) else {
                 continue;
             };
-            let block_size = i64::from(pg_sys::BLCKSZ);
-            let by_statistics = series::rates(&previous.statistics, &count.statistics, block_size);
-            let both = count.sampler.as_ref().zip(previous.sampler.as_ref());
-            let accessed = both.and_then(|(now, before)| observe::access_rates(now, before));
-            let rows = accessed.as_ref().map(|accessed| accessed.rows);
-            let Some(rates) = rows.or(by_statistics) else {
+            let Some((rates, accessed)) = count.since(previous) else {
                 continue;
             };
             if let Some(accessed) = accessed {

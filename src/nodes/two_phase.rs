@@ -25,7 +25,7 @@
 
 use std::time::Instant;
 
-use crate::catalog::nodes::{self, Node};
+use crate::catalog::nodes::{self, LOCAL, Node};
 use crate::catalog::two_phase::{self, Number};
 use crate::error::{Error, Result};
 use crate::nodes::connect;
@@ -74,7 +74,11 @@ fn chosen(names: Option<&[String]>) -> Result<Vec<Node>> {
         if let Some(primary) = &node.replica_of {
             return Err(Error::InvalidParameter {
                 what: format!("node \"{name}\" is a replica"),
-                hint: format!("It follows node \"{primary}\": name that one."),
+                hint: if primary == LOCAL {
+                    "It follows this server: run the command here.".to_owned()
+                } else {
+                    format!("It follows node \"{primary}\": name that one.")
+                },
             });
         }
         chosen.push(node);

@@ -9,16 +9,14 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::catalog::journal;
-use crate::catalog::nodes::{self, LOCAL, Node, Placed};
-use crate::catalog::samples;
-use crate::error::{Error, Result};
-use crate::nodes::connect;
-use crate::nodes::facts::{FACTS, Facts};
-use crate::nodes::reading::{self, Reading};
-use crate::nodes::{shards, two_phase};
+use crate::catalog::nodes::{self, LOCAL, Node};
+use crate::catalog::{replica_reads, samples};
+use crate::error::Result;
+use crate::nodes::reading;
+use crate::nodes::watched::{self, Watched};
+use crate::nodes::{connect, shards, two_phase};
 use crate::pg::libpq::{self, Connection, Conninfo};
-use crate::pg::{spi, time, txn};
+use crate::pg::{time, txn};
 use crate::settings::{self, Mode};
 
 /// For so long connections that are being made are waited for in each round.
@@ -26,44 +24,6 @@ const MOMENT: Duration = Duration::from_millis(50);
 
 /// So often in each `repart.forecast_interval` nodes are asked by which keys their shards are used.
 const KEYS_PER_FORECAST: u32 = 4;
-
-/// What this server was doing at the last look.
-#[derive(Default)]
-pub struct Local(Option<Reading>);
-
-impl Local {
-    /// Looks, and stores the load since the last look. Inside a transaction.
-    pub fn measure(&mut self) -> Result<()> {
-        let facts = Facts::here()?;
-        let json = spi::value::<String>(&reading::question(&facts), &[])?
-            .ok_or_else(|| Error::Internal("a query without a row".to_owned()))?;
-        let now: Reading = serde_json::from_str(&json)?;
-        nodes::note_seen(LOCAL, &serde_json::to_string(&facts)?)?;
-        if let Some(sample) = self
-            .0
-            .as_ref()
-            .and_then(|before| reading::sample(before, &now))
-        {
-            nodes::insert_sample(LOCAL, time::clock(), &sample)?;
-        }
-        self.0 = Some(now);
-        Ok(())
-    }
-}
-
-/// A node that is watched.
-struct Watched {
-    node: Node,
-    conninfo: Conninfo,
-    connection: Connection,
-    /// What it said of itself when it was connected to, as JSON too.
-    facts: Option<(Facts, String)>,
-    previous: Option<Reading>,
-    /// The shards that it was asked about.
-    asked: Vec<Placed>,
-    /// What it had counted of them then.
-    counted: shards::Counted,
-}
 
 /// All nodes of this database.
 #[derive(Default)]
@@ -89,7 +49,7 @@ impl Watch {
             let conninfo = match txn::run(|| connect::conninfo(node)) {
                 Ok(conninfo) => conninfo,
                 Err(error) => {
-                    note_failure(node, &error)?;
+                    watched::note_failure(node, &error)?;
                     continue;
                 }
             };
@@ -113,7 +73,7 @@ impl Watch {
         self.away
             .extend(others.iter().map(|(node, _)| node.name.clone()));
         let deadline = Instant::now() + settings::node_timeout();
-        let begun = begin(others)?;
+        let begun = watched::begin(others)?;
         self.pending
             .extend(begun.into_iter().map(|watched| (watched, deadline)));
         let connected = self.connected()?;
@@ -142,7 +102,7 @@ impl Watch {
             watched.connection.require_settled();
             match watched.take_facts() {
                 Ok(()) => connected.push(watched),
-                Err(error) => note_failure(&watched.node, &error)?,
+                Err(error) => watched::note_failure(&watched.node, &error)?,
             }
         }
         Ok(connected)
@@ -181,7 +141,7 @@ impl Watch {
         for mut watched in nodes {
             match watched.take_reading() {
                 Ok(()) => answering.push(watched),
-                Err(error) => note_failure(&watched.node, &error)?,
+                Err(error) => watched::note_failure(&watched.node, &error)?,
             }
         }
         // A plan needs them as often as there is one; they are too many to be asked for with each sample.
@@ -198,30 +158,6 @@ impl Watch {
     }
 }
 
-/// Begins to connect to nodes, and asks them what they are.
-fn begin(nodes: Vec<(Node, Conninfo)>) -> Result<Vec<Watched>> {
-    let mut begun = Vec::new();
-    for (node, conninfo) in nodes {
-        let label = connect::label(&node.name);
-        match connect::begin(&label, &conninfo, settings::node_timeout()) {
-            Ok(mut connection) => {
-                connection.say(FACTS)?;
-                begun.push(Watched {
-                    node,
-                    conninfo,
-                    connection,
-                    facts: None,
-                    previous: None,
-                    asked: Vec::new(),
-                    counted: shards::Counted::new(),
-                });
-            }
-            Err(error) => note_failure(&node, &error)?,
-        }
-    }
-    Ok(begun)
-}
-
 /// Finishes what is prepared on nodes and decided; returns those that could be asked.
 fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
     let mut reached: Vec<two_phase::Reached> = nodes
@@ -235,7 +171,7 @@ fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
     let mut answering = Vec::new();
     for (n, watched) in nodes.into_iter().enumerate() {
         match failed.iter().find(|(failed, _)| *failed == n) {
-            Some((_, error)) => note_failure(&watched.node, error)?,
+            Some((_, error)) => watched::note_failure(&watched.node, error)?,
             None => answering.push(watched),
         }
     }
@@ -245,7 +181,10 @@ fn resolve(mut nodes: Vec<Watched>) -> Result<Vec<Watched>> {
 /// Samples the shards on these nodes; what replicas served is added to what their primaries did. A node that cannot tell
 /// now leaves a gap, as a shard here does whose counters cannot be read.
 fn ask_for_shards(nodes: &mut [Watched], with_keys: bool) -> Result<()> {
-    let placed = txn::run(nodes::placed)?;
+    let mut placed = txn::run(nodes::placed)?;
+    if nodes.iter().any(|watched| watched.node.primary() == LOCAL) {
+        placed.extend(txn::run(nodes::placed_here)?);
+    }
     for watched in nodes.iter_mut() {
         watched.asked = placed
             .iter()
@@ -273,11 +212,14 @@ fn ask_for_shards(nodes: &mut [Watched], with_keys: bool) -> Result<()> {
         match watched.connection.last_answer() {
             Ok(answer) => {
                 let counted = shards::read(&watched.asked, &answer, time::clock());
-                load.add(
-                    &counted,
-                    &watched.counted,
-                    watched.node.replica_of.is_some(),
-                );
+                let is_replica = watched.node.replica_of.is_some();
+                if watched.node.primary() == LOCAL {
+                    // The observer samples these shards, and adds it.
+                    let served = shards::served(&counted, &watched.counted);
+                    txn::run(|| replica_reads::add(&watched.node.name, &served))?;
+                } else {
+                    load.add(&counted, &watched.counted, is_replica);
+                }
                 keep_keys(&watched.node.name, &counted)?;
                 watched.counted = counted;
             }
@@ -312,101 +254,4 @@ fn converse(nodes: &mut [Watched]) -> Result<()> {
         .map(|watched| &mut watched.connection)
         .collect();
     libpq::converse(&mut connections, Instant::now() + settings::node_timeout())
-}
-
-/// Stores that a node answers, and what it says of itself; if it did not before, an event says so.
-fn note_seen(name: &str, facts: &str) -> Result<()> {
-    if nodes::note_seen(name, facts)? {
-        let message = format!("node \"{name}\" answers again");
-        journal::event("notice", None, &message)?;
-    }
-    Ok(())
-}
-
-/// Stores why a node does not answer; an event says so once.
-fn note_failure(node: &Node, error: &Error) -> Result<()> {
-    let cause = match error.detail() {
-        Some(detail) => format!("{error}: {detail}"),
-        None => error.to_string(),
-    };
-    txn::run(|| {
-        if nodes::note_failure(&node.name, &cause)? {
-            journal::event("warning", None, &cause)?;
-        }
-        Ok(())
-    })
-}
-
-impl Watched {
-    /// Whether its connection still is what the foreign server and the user mapping say.
-    fn is_usable(&self, node: &Node, conninfo: &Conninfo) -> bool {
-        self.node == *node && self.conninfo == *conninfo && !self.connection.is_broken()
-    }
-
-    fn take_facts(&mut self) -> Result<()> {
-        let json: String = self.connection.last_answer()?.require(0, 0)?;
-        let facts = Facts::read(&json)?;
-        self.require_role(facts.replica)?;
-        txn::run(|| {
-            self.require_same_database(&facts)?;
-            note_seen(&self.node.name, &json)
-        })?;
-        self.facts = Some((facts, json));
-        Ok(())
-    }
-
-    fn take_reading(&mut self) -> Result<()> {
-        let json: String = self.connection.last_answer()?.require(0, 0)?;
-        let now: Reading = serde_json::from_str(&json)?;
-        self.require_role(now.replica)?;
-        let name = self.node.name.as_str();
-        let facts = self.facts.as_ref().map_or("{}", |(_, json)| json);
-        let sample = self
-            .previous
-            .as_ref()
-            .and_then(|before| reading::sample(before, &now));
-        txn::run(|| {
-            note_seen(name, facts)?;
-            sample.map_or(Ok(()), |sample| {
-                nodes::insert_sample(name, time::clock(), &sample)
-            })
-        })?;
-        self.previous = Some(now);
-        Ok(())
-    }
-
-    /// Where a foreign server leads elsewhere, what was prepared or kept there would be looked for in vain, and taken
-    /// for done.
-    fn require_same_database(&self, facts: &Facts) -> Result<()> {
-        let Some(stored) = nodes::facts_of(&self.node.name)? else {
-            return Ok(());
-        };
-        if Facts::read(&stored)?.is_same_database(facts) {
-            return Ok(());
-        }
-        Err(Error::Prerequisite {
-            what: format!(
-                "node \"{}\" leads to another database than before",
-                self.node.name
-            ),
-            hint: "Correct the options of the foreign server, or add the node again.".to_owned(),
-        })
-    }
-
-    /// A replica that was promoted, or a primary that became a replica, is not what it was added as.
-    fn require_role(&self, replica: bool) -> Result<()> {
-        let is_replica = self.node.replica_of.is_some();
-        if replica == is_replica {
-            return Ok(());
-        }
-        let what = if is_replica {
-            "is no replica any more"
-        } else {
-            "has become a replica"
-        };
-        Err(Error::Prerequisite {
-            what: format!("node \"{}\" {what}", self.node.name),
-            hint: "Remove it, and add it as what it is now.".to_owned(),
-        })
-    }
 }

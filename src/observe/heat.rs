@@ -95,13 +95,15 @@ pub fn sampled(shard: pg_sys::Oid) -> Result<Vec<Sampled>> {
 }
 
 /// Where the load of a shard falls; `None` if nothing is known of it. `rows` are buckets of its rows, or none. Of a shard
-/// on a node, that is what the node and its replicas told when they were last asked.
+/// on a node, that is what the node and its replicas told when they were last asked; of one here, replicas of this server
+/// tell too.
 pub fn of(key: &ShardKey, shard: &Shard, rows: &[Bucket]) -> Result<Option<Heat>> {
     let mut sampled = if shard.is_foreign {
-        told(shard.oid)?
+        Vec::new()
     } else {
         sampled(shard.oid)?
     };
+    sampled.extend(told(shard.oid)?);
     let own = key.type_oid.to_u32();
     let is_of_type = |type_oid: u32| {
         // Types that users made have another number on each server.

@@ -7,12 +7,14 @@ use repart_core::latency;
 use repart_core::series::{self, Counters, Rates};
 
 use crate::catalog::access::{self, AccessCounters};
+use crate::catalog::replica_reads::{self, Served, Statements};
 use crate::catalog::samples::{self, AccessRates, NewSample, Reading};
 use crate::error::Result;
 use crate::pg::sampler::read::{self, Counted};
 use crate::pg::time;
 
-/// Samples every local shard of every managed table; returns how many were read.
+/// Samples every local shard of every managed table; returns how many were read. What replicas of this server have
+/// served since the last sample is added.
 ///
 /// The first sample of a shard only remembers its counters. Where they went back since (statistics were
 /// reset, the server crashed) the span becomes a gap. What repart's own copying reads is not counted: the
@@ -35,11 +37,13 @@ pub fn sample() -> Result<usize> {
     } else {
         access::stored()?
     };
+    let served = replica_reads::take()?;
     let new: Vec<NewSample> = readings
         .iter()
         .filter_map(|reading| {
             let now = place.get(&reading.shard).copied();
-            rates(reading, now.zip(before.get(&reading.shard)))
+            let served = served.get(&reading.shard);
+            rates(reading, now.zip(before.get(&reading.shard)), served)
         })
         .collect();
     samples::insert(&new)?;
@@ -82,13 +86,23 @@ fn counters(counted: &Counted, at: i64) -> AccessCounters {
 fn rates(
     reading: &Reading,
     accesses: Option<(&AccessCounters, &AccessCounters)>,
+    served: Option<&Served>,
 ) -> Option<NewSample> {
     let by_statistics = series::rates(&reading.previous?, &reading.now, i64::from(pg_sys::BLCKSZ));
     let by_sampler = accesses.and_then(|(now, before)| access_rates(now, before));
-    let (rates, access) = match by_sampler {
-        Some(accessed) => (accessed.rows, Some(accessed.rates())),
+    let (mut rates, access) = match by_sampler {
+        Some(mut accessed) => {
+            if let Some(statements) = served.and_then(|served| served.statements.as_ref()) {
+                accessed.add_served(statements);
+            }
+            (accessed.rows, Some(accessed.rates()))
+        }
         None => (by_statistics?, None),
     };
+    if let Some(served) = served {
+        rates.reads += served.rows / rates.seconds;
+        rates.bytes += served.bytes / rates.seconds;
+    }
     Some(NewSample {
         shard: reading.shard,
         at: reading.now.at,
@@ -121,6 +135,24 @@ impl Accessed {
         self.busy_ms += other.busy_ms;
         for (sum, count) in self.times.iter_mut().zip(&other.times) {
             *sum = sum.saturating_add(*count);
+        }
+    }
+
+    /// Adds what a replica counted since the last sample.
+    fn add_served(&mut self, served: &Statements) {
+        self.statements_read += served.number / self.rows.seconds;
+        self.busy_ms += served.busy_ms / self.rows.seconds;
+        for (sum, count) in self.times.iter_mut().zip(&served.times) {
+            *sum = sum.saturating_add(*count);
+        }
+    }
+
+    /// The statements that were counted; on a replica these only read.
+    pub fn statements(&self) -> Statements {
+        Statements {
+            number: (self.statements_read + self.statements_written) * self.rows.seconds,
+            busy_ms: self.busy_ms * self.rows.seconds,
+            times: self.times.clone(),
         }
     }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use repart_core::admission::{self, Ready, Window};
 
-use crate::catalog::journal::{self, Runnable};
+use crate::catalog::journal;
 use crate::catalog::nodes::{self, LOCAL};
+use crate::catalog::runnable::Runnable;
 use crate::catalog::usage::{self, Latest, Resource};
 use crate::error::Result;
 use crate::pg::{time, txn};

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use crate::catalog::journal::Runnable;
+use crate::catalog::runnable::{self, Runnable};
 use crate::catalog::{cutovers, extension, journal, tables};
 use crate::error::Result;
-use crate::migrate::{apply, janitor};
-use crate::nodes::watch::Local;
+use crate::migrate::apply;
+use crate::migrate::janitor::Janitor;
+use crate::nodes::local::Local;
 use crate::pg::shared::{self, Presence};
-use crate::pg::{background, guc, txn};
+use crate::pg::{background, guc, time, txn};
 use crate::settings::{self, Mode};
 use crate::worker::admission::Admission;
 use crate::worker::{mover, watcher};
@@ -89,6 +90,7 @@ struct Observer {
     sampled: Option<Instant>,
     planned: Option<Instant>,
     purged: Option<Instant>,
+    janitor: Janitor,
     /// What this server was doing at the last sample.
     local: Local,
     /// The last error of each job, so that one that stays is logged once.
@@ -106,6 +108,7 @@ impl Observer {
             sampled: None,
             planned: None,
             purged: None,
+            janitor: Janitor::default(),
             local: Local::default(),
             errors: BTreeMap::new(),
             started: BTreeMap::new(),
@@ -120,7 +123,9 @@ impl Observer {
         (self.started, self.admission) = (started, admission);
         if due(self.tidied, TIDY_INTERVAL) {
             self.tidied = Some(Instant::now());
-            self.run("tidying", janitor::round);
+            let mut janitor = std::mem::take(&mut self.janitor);
+            self.run("tidying", || janitor.round());
+            self.janitor = janitor;
             self.run("looking for nodes", watcher::ensure);
         }
         if settings::mode() == Mode::Off {
@@ -187,37 +192,71 @@ fn due(last: Option<Instant>, interval: Duration) -> bool {
 /// for, then those of plans that are admitted. Those that are paused, or wait for a node that is away, take nobody's place.
 fn start_movers(started: &mut BTreeMap<i64, Instant>, admission: &mut Admission) -> Result<()> {
     let running = mover::running();
-    let runnable = txn::run(journal::runnable)?;
+    let runnable = txn::run(runnable::all)?;
     started.retain(|migration, _| runnable.iter().any(|one| one.id == *migration));
-    let rests = |id: &i64| runnable.iter().any(|one| one.id == *id && one.rests);
-    let mut busy = running.iter().filter(|id| !rests(id)).count();
-    let is_waiting = |one: &&Runnable| one.waits && !running.contains(&one.id);
+    let takes_place = |id: &&i64| {
+        let known = runnable.iter().find(|one| one.id == **id);
+        known.is_none_or(|one| !one.rests && !one.away && one.look_at.is_none())
+    };
+    let mut busy = running.iter().filter(takes_place).count();
+    let is_waiting =
+        |one: &&Runnable| one.waits && one.look_at.is_none() && !running.contains(&one.id);
     let waiting: Vec<&Runnable> = runnable.iter().filter(is_waiting).collect();
-    let mut order: Vec<i64> = runnable
+    let mut order: Vec<&Runnable> = runnable
         .iter()
-        .filter(|one| !is_waiting(one))
-        .map(|one| one.id)
+        .filter(|one| !is_waiting(one) && one.look_at.is_none())
         .collect();
     if !waiting.is_empty() && busy < settings::max_movers() {
-        order.extend(admission.admit(&waiting)?);
+        let admitted = admission.admit(&waiting)?;
+        let find = |id: &i64| waiting.iter().find(|one| one.id == *id).copied();
+        order.extend(admitted.iter().filter_map(find));
     }
-    for migration in order {
-        let rests = rests(&migration);
-        if !rests && busy >= settings::max_movers() {
-            continue;
+    for one in order {
+        if one.rests || busy < settings::max_movers() {
+            let is_new = start_mover(one.id, &running, started)?;
+            busy += usize::from(is_new && !one.rests);
         }
-        let too_soon = started
-            .get(&migration)
-            .is_some_and(|at| at.elapsed() < RESTART_AFTER);
-        if !running.contains(&migration) && !too_soon {
-            if let Err(error) = mover::start(migration) {
-                let reason = error.to_string();
-                txn::run(|| journal::set_reason(migration, Some(&reason)))?;
-                return Err(error);
-            }
-            started.insert(migration, Instant::now());
-            busy += usize::from(!rests);
-        }
+    }
+    look_for_node(&runnable, &running, started)
+}
+
+/// Starts a mover, unless there is one or was one a moment ago; returns whether it did.
+fn start_mover(
+    migration: i64,
+    running: &[i64],
+    started: &mut BTreeMap<i64, Instant>,
+) -> Result<bool> {
+    let too_soon = started
+        .get(&migration)
+        .is_some_and(|at| at.elapsed() < RESTART_AFTER);
+    if running.contains(&migration) || too_soon {
+        return Ok(false);
+    }
+    if let Err(error) = mover::start(migration) {
+        let reason = error.to_string();
+        txn::run(|| journal::set_reason(migration, Some(&reason)))?;
+        return Err(error);
+    }
+    started.insert(migration, Instant::now());
+    Ok(true)
+}
+
+/// Lets a mover look whether the node is back that its migration waits for. One at a time, which takes nobody's place:
+/// it does nothing else, and looks for no longer than `repart.node_timeout`.
+fn look_for_node(
+    runnable: &[Runnable],
+    running: &[i64],
+    started: &mut BTreeMap<i64, Instant>,
+) -> Result<()> {
+    let looks = || runnable.iter().filter(|one| one.look_at.is_some());
+    if settings::max_movers() == 0 || looks().any(|one| running.contains(&one.id)) {
+        return Ok(());
+    }
+    let Some(next) = looks().min_by_key(|one| one.look_at) else {
+        return Ok(());
+    };
+    if next.look_at.is_some_and(|at| at <= time::clock()) {
+        start_mover(next.id, running, started)?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! - [`cluster`]: throwaway PostgreSQL clusters with repart preloaded;
 //! - [`repart`]: the SQL surface of repart as the tests call it;
-//! - [`fleet`]: a coordinator with nodes and a replica of one; [`namespace`] or [`proxy`] cuts one off;
+//! - [`fleet`]: a coordinator with nodes and a replica of one; [`namespace`] or [`proxy`] cuts one off (with `REPART_PROXY`
+//!   in the environment always the latter);
 //! - [`routing`]: a table with a routing copy on a node;
 //! - [`matrix`]: what fails × every state of a migration, made from the table of transitions;
 //! - [`moves`]: the same for migrations in which nodes have a part;

@@ -16,6 +16,12 @@ const GATEWAYS: [&str; 2] = ["10.231.1.1", "10.231.2.1"];
 /// From where the machines trust each other.
 pub const NET: &str = "10.231.0.0/16";
 
+/// The variable of the environment with which no network is built, as where none can be: a proxy cuts off instead.
+const PROXY: &str = "REPART_PROXY";
+
+/// Where the server under test finds its libraries.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
+
 /// Two machines with a router between them. It is taken down when dropped; what a killed test leaves,
 /// `tests/bin/remove-leftovers` removes.
 pub struct Network {
@@ -32,6 +38,9 @@ pub struct Machine {
 impl Network {
     /// Builds one, or says why that is not possible here.
     pub fn build() -> Result<Self, String> {
+        if std::env::var_os(PROXY).is_some() {
+            return Err(format!("{PROXY} is set"));
+        }
         static BUILT: AtomicU32 = AtomicU32::new(0);
         let number = BUILT.fetch_add(1, Ordering::Relaxed);
         let network = Self {
@@ -147,7 +156,12 @@ fn privileged(program: &str) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("sudo");
-    command.args(["-n", "--preserve-env=LD_LIBRARY_PATH", program]);
+    command.args(["-n", "env"]);
+    // A program that gains rights loses this variable before it could preserve it.
+    if let Ok(libraries) = std::env::var(LIBRARIES) {
+        command.arg(format!("{LIBRARIES}={libraries}"));
+    }
+    command.arg(program);
     command
 }
 

@@ -145,7 +145,18 @@ pub fn is_root() -> bool {
 
 /// The user that owns the servers.
 pub fn server_user() -> String {
-    std::env::var("REPART_SERVER_USER").unwrap_or_else(|_| "postgres".to_owned())
+    std::env::var("REPART_SERVER_USER").unwrap_or_else(|_| {
+        if is_root() {
+            return "postgres".to_owned();
+        }
+        run({
+            let mut id = Command::new("id");
+            id.arg("-un");
+            id
+        })
+        .trim()
+        .to_owned()
+    })
 }
 
 /// A command as the user that owns the servers: PostgreSQL refuses to run as root.

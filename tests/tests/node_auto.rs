@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
 use repart_tests::aftermath::{assert_nothing_left, assert_nothing_left_on, assert_sound};
-use repart_tests::fleet::Fleet;
+use repart_tests::fleet::{Fleet, complaint};
 use repart_tests::repart::Session;
 use repart_tests::wait::LONG;
 use repart_tests::workload::{Options, Workload};
@@ -114,6 +114,8 @@ fn a_shard_moves_to_the_cooler_node_before_it_is_hot() {
 fn a_node_that_is_drained_empties_itself() {
     let fleet = Fleet::without_repart(&QUIET);
     let mut session = fleet.session();
+    // So little is done that shards which are together would be merged next.
+    session.set("repart.dwell", "'1h'");
     spread(&mut session);
     for number in 1..=4 {
         import(&mut session, &format!("orders{number}"), 0.01, 0.02);
@@ -155,4 +157,68 @@ fn a_node_that_is_drained_empties_itself() {
     assert_sound(&mut session, "orders");
     assert_nothing_left_on(&fleet.north, 0);
     session.run("SELECT repart_remove_node('north')");
+}
+
+#[test]
+fn this_server_empties_itself_when_it_is_drained() {
+    let fleet = Fleet::without_repart(&QUIET);
+    let mut session = fleet.session();
+    session.set("repart.dwell", "'1h'");
+    session
+        .run("SELECT repart_add_node('north', weight => 4), repart_add_node('south', weight => 4)");
+    session.create_sharded_table("orders", &[3_000, 6_000, 9_000], KEYS);
+    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    for number in 1..=4 {
+        import(&mut session, &format!("orders{number}"), 0.01, 0.02);
+    }
+    session.wait_until(
+        "SELECT count(*) = 2 FROM repart.nodes WHERE reachable AND node <> 'local'",
+        LONG,
+    );
+    let workload = Workload::start(
+        &fleet.coordinator,
+        "postgres",
+        Options::new("orders", KEYS).with_nodes(),
+    );
+    assert_eq!(session.number("SELECT repart_drain_node('local')"), 4);
+    let local = "SELECT concat_ws(' ', weight, draining) FROM repart.nodes WHERE node = 'local'";
+    assert_eq!(session.texts(local), ["1 t"]);
+    automatic(&mut session);
+    session.wait_until(
+        "SELECT count(*) = 0 FROM repart.shards WHERE node = 'local'",
+        LONG,
+    );
+    session.wait_until(
+        "SELECT bool_and(state = 'done') FROM repart.migrations",
+        LONG,
+    );
+    let refused = complaint(
+        &mut session,
+        "SELECT repart_move('orders1', node => 'local')",
+    );
+    assert!(
+        refused.starts_with("55000 node \"local\" is draining")
+            && refused.contains("SELECT repart_add_node('local')"),
+        "{refused}"
+    );
+    workload.proceed(200);
+    session.set("repart.mode", "off");
+    let moves = session.texts(
+        "SELECT concat_ws(' ', p.reason, p.source, p.target <> 'local') FROM repart.plans p
+          WHERE p.migration IS NOT NULL ORDER BY p.migration",
+    );
+    assert_eq!(moves, ["DRAIN local t"; 4]);
+    session.run("SELECT repart_add_node('local', weight => 2)");
+    assert_eq!(session.texts(local), ["2 f"]);
+    let id = session.queue("repart_move('orders1', node => 'local')");
+    session.wait_done(id);
+    workload.proceed(200);
+    workload.stop().assert_clean();
+    assert_nothing_left(&mut session);
+    assert_sound(&mut session, "orders");
+    let on = |node: &str| format!("SELECT count(*) FROM repart.shards WHERE node = '{node}'");
+    for (cluster, node) in [(&fleet.north, "north"), (&fleet.south, "south")] {
+        let shards = session.number(&on(node));
+        assert_nothing_left_on(cluster, shards);
+    }
 }

@@ -222,10 +222,6 @@ fn a_server_that_cannot_be_a_node_is_refused_with_the_remedy() {
                 "GRANT CREATE ON DATABASE postgres TO guest",
             ],
         ),
-        (
-            "local",
-            ["22023", "\"local\" is the name of this server", ""],
-        ),
     ] {
         // The same server as `guest` is another database only for what may be done there.
         if server == "guests" {
@@ -249,7 +245,7 @@ fn a_server_that_cannot_be_a_node_is_refused_with_the_remedy() {
         ),
         (
             "repart_add_node('south', replica_of => 'local')",
-            ["0A000", "replicas of this server itself"],
+            ["22023", "server \"south\" is not a replica"],
         ),
         (
             "repart_add_node('south', replica_of => 'south')",
@@ -280,8 +276,16 @@ fn a_server_that_cannot_be_a_node_is_refused_with_the_remedy() {
             ["42704", "node \"south\" does not exist"],
         ),
         (
-            "repart_drain_node('local')",
+            "repart_remove_node('local')",
             ["22023", "\"local\" is the name of this server"],
+        ),
+        (
+            "repart_add_node('local', replica_of => 'north')",
+            ["22023", "\"local\" is the name of this server"],
+        ),
+        (
+            "repart_add_node('local', -1)",
+            ["22023", "weight -1 is not a positive number"],
         ),
     ] {
         assert_complains(&mut session, &format!("SELECT {call}"), &parts);

@@ -121,6 +121,7 @@ fn nodes_survive_crashes_and_a_dump_and_are_what_they_were_added_as() {
     fleet.create_server("replica", &replica.server_options("postgres"));
     session.run("SELECT repart_add_node('north', 2); SELECT repart_add_node('replica', replica_of => 'north')");
     session.run("SELECT repart_drain_node('north')");
+    session.run("SELECT repart_add_node('local', 3); SELECT repart_drain_node('local')");
     for node in ["north", "replica"] {
         wait_for_new_samples(&mut session, node);
     }
@@ -155,6 +156,9 @@ fn nodes_survive_crashes_and_a_dump_and_are_what_they_were_added_as() {
     let nodes = session.texts(listed);
     assert_eq!(nodes, ["north 2 t postgres", "replica north 1 f postgres"]);
     assert_eq!(restored.texts(listed), nodes);
+    let own = "SELECT concat_ws(' ', weight, draining) FROM repart.nodes WHERE node = 'local'";
+    assert_eq!(session.texts(own), ["3 t"]);
+    assert_eq!(restored.texts(own), ["3 t"]);
     let id = "SELECT id::text FROM repart.coordinator";
     assert_ne!(restored.texts(id), session.texts(id));
     for node in ["north", "replica"] {

@@ -165,19 +165,19 @@ pub fn fingerprint(ends: &mut Ends) -> Result<String> {
 
 /// Number of captured changes that wait. Fails when one could not be captured.
 pub fn pending(job: &Job, ends: &mut Ends) -> Result<i64> {
-    let sql = format!(
-        "SELECT count(*)::text, count(*) FILTER (WHERE op = '?')::text FROM {}",
-        ends.log
-    );
-    let row = ends.source.row(&sql, 2)?;
+    count(&job.migration.relation_name, &mut ends.source, &ends.log)
+}
+
+/// As [`pending`], of the log of a table where only its source is connected to.
+pub fn count(table: &str, source: &mut End, log: &str) -> Result<i64> {
+    let sql = format!("SELECT count(*)::text, count(*) FILTER (WHERE op = '?')::text FROM {log}");
+    let row = source.row(&sql, 2)?;
     let mut counts = row
         .into_iter()
         .map(|count| count.and_then(|count| count.parse::<i64>().ok()));
     match (counts.next().flatten(), counts.next().flatten()) {
         (Some(pending), Some(0)) => Ok(pending),
-        (Some(_), Some(_)) => Err(Error::DefinitionChanged(
-            job.migration.relation_name.clone(),
-        )),
+        (Some(_), Some(_)) => Err(Error::DefinitionChanged(table.to_owned())),
         _ => Err(Error::Internal("a count without a number".to_owned())),
     }
 }

@@ -1,7 +1,7 @@
 //! The two ends of a migration: this server or a node. What is said to either is the same SQL, so that it is written
 //! once; how it gets there, and as whom it runs, is known here only.
 
-use crate::catalog::journal::{KeyColumn, Source, Target};
+use crate::catalog::journal::{KeyColumn, Migration, Source, Target};
 use crate::catalog::node_objects::Role;
 use crate::catalog::two_phase;
 use crate::error::{Error, Result};
@@ -147,6 +147,14 @@ pub fn private(kind: &str, tag: &str) -> String {
     spi::quote_qualified_identifier(SCHEMA, format!("{kind}_{tag}").as_str())
 }
 
+/// The log of captured changes, at the source.
+pub fn log(migration: &Migration) -> Result<String> {
+    Ok(match &migration.spec.first_source()?.remote {
+        Some(_) => private("log", &tag(migration.id)?),
+        None => names::log(migration.id),
+    })
+}
+
 impl Ends {
     /// Connects to what has a part in a migration. Inside a transaction.
     pub fn open(job: &Job) -> Result<Self> {
@@ -185,10 +193,7 @@ impl Ends {
             source_tables: spec.sources.iter().map(of_source).collect(),
             target_tables: job.targets().map(of_target).collect(),
             is_inside,
-            log: match &source.remote {
-                Some(_) => private("log", &tag),
-                None => names::log(job.id()),
-            },
+            log: log(&job.migration)?,
             progress: private("move", &tag),
             format: format(job.migration.relation)?,
             tag,

@@ -4,11 +4,14 @@
 //! a session that has still something to do, such as to commit what is on its way. Its successor ends that session, and
 //! waits until it has ended, before it looks at anything.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use crate::catalog::node_objects::Role;
 use crate::catalog::{nodes, two_phase};
 use crate::error::{Error, Result};
+use crate::migrate::away::ends::End;
 use crate::nodes::connect;
 use crate::pg::background;
 use crate::pg::libpq::{self, Answer, Connection, Conninfo, Patience};
@@ -190,6 +193,24 @@ impl Link {
     pub fn get(&mut self) -> Result<Option<Vec<u8>>> {
         let patience = patience(self.deadline, self.silence, &self.conninfo);
         self.connection.get(&patience)
+    }
+}
+
+/// Connections for a look at several things: one to each node.
+#[derive(Default)]
+pub struct Visits(BTreeMap<String, End>);
+
+impl Visits {
+    /// A node, connected to if it is not. It is waited for no longer than `repart.node_timeout` from now on.
+    pub fn to(&mut self, node: &str) -> Result<&mut End> {
+        let end = match self.0.entry(node.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(End::There(Box::new(Link::visit(node)?))),
+        };
+        if let End::There(link) = end {
+            link.wait_until(Some(Instant::now() + settings::node_timeout()));
+        }
+        Ok(end)
     }
 }
 

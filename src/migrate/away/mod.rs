@@ -23,6 +23,7 @@ pub mod ends;
 pub mod link;
 pub mod preflight;
 pub mod prepare;
+mod receiver;
 pub mod switch;
 pub mod verify;
 

@@ -9,13 +9,11 @@ use crate::catalog::nodes;
 use crate::error::{Error, Result};
 use crate::manage::leaf_keys;
 use crate::migrate::away::ends::End;
-use crate::migrate::away::link::Link;
-use crate::migrate::away::{capture, define};
+use crate::migrate::away::link::Visits;
+use crate::migrate::away::{capture, define, receiver};
 use crate::migrate::definition::KEY_COLUMNS;
 use crate::migrate::preflight::space;
-use crate::nodes::connect;
 use crate::pg::{relation, spi};
-use crate::settings;
 
 /// Fails unless a whole shard changes its place, or shards of one node are reshaped there.
 pub fn require_possible(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
@@ -52,10 +50,13 @@ fn is_inside(spec: &Spec) -> bool {
 /// Fails where a migration of a table with a part for a node could not be carried out.
 pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
     let name = relation::display_name(table)?;
+    // However much is asked: each look is a connection.
+    let mut visits = Visits::default();
     let mut models = Vec::new();
     for source in &spec.sources {
         if let Some(remote) = &source.remote {
-            models.push(require_sender(source, remote, spec)?);
+            let there = visits.to(&remote.node)?;
+            models.push(require_sender(source, remote, spec, there)?);
         }
     }
     if models.iter().any(|model| Some(model) != models.first()) {
@@ -66,18 +67,20 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
                 .to_owned(),
         });
     }
-    // Once, however many of the targets are there: each look is a connection.
     let receivers: BTreeSet<&String> = spec
         .targets
         .iter()
         .filter_map(|t| t.node.as_ref())
         .collect();
+    if receivers.is_empty() {
+        receiver::require_here()?;
+    }
     for node in receivers {
         for source in &spec.sources {
             require_portable(table, source)?;
         }
         if !is_inside(spec) {
-            require_receiver(node)?;
+            receiver::require(node)?;
         }
         for source in &spec.sources {
             require_mappings(node, source.relation(), &name)?;
@@ -85,46 +88,21 @@ pub fn check(table: pg_sys::Oid, spec: &Spec) -> Result<()> {
                 require_space(node, source.relation())?;
             }
         }
-        ask_node(node, table)?;
-    }
-    Ok(())
-}
-
-/// Fails unless shards may be moved to the node.
-fn require_receiver(name: &str) -> Result<()> {
-    let node = nodes::share(name)?;
-    if let Some(primary) = &node.replica_of {
-        return Err(Error::InvalidParameter {
-            what: format!("node \"{name}\" is a replica"),
-            hint: format!("It holds what node \"{primary}\" does: name that one."),
-        });
-    }
-    if nodes::asks_for_estimates(name)? {
-        return Err(Error::Unsupported {
-            what: format!("server \"{name}\", or a foreign table on it, has the option use_remote_estimate"),
-            detail: "Planning a statement then opens a transaction there, whose snapshot could be older than a shard."
-                .to_owned(),
-            hint: "Take the option off with ALTER SERVER … OPTIONS (DROP use_remote_estimate), and ALTER FOREIGN TABLE."
-                .to_owned(),
-        });
-    }
-    if node.draining {
-        return Err(Error::Prerequisite {
-            what: format!("node \"{name}\" is draining"),
-            hint: format!(
-                "Let it receive shards again with SELECT repart_add_node({}).",
-                spi::quote_literal(name)
-            ),
-        });
+        nodes::share(node)?;
+        receiver::ask(node, table, visits.to(node)?)?;
     }
     Ok(())
 }
 
 /// Fails unless the table behind a foreign shard can be replaced; returns what all of them must have in common.
-fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<(Common, Vec<KeyName>)> {
+fn require_sender(
+    source: &Source,
+    remote: &Remote,
+    spec: &Spec,
+    there: &mut End,
+) -> Result<(Common, Vec<KeyName>)> {
     let (shard, node) = (&source.name, &remote.node);
     nodes::share(node)?;
-    let mut there = End::There(Box::new(Link::visit(node)?));
     let table = spi::quote_literal(remote.qualified());
     let facts = there.texts(
         &format!(
@@ -159,13 +137,13 @@ fn require_sender(source: &Source, remote: &Remote, spec: &Spec) -> Result<(Comm
                     .to_owned(),
         });
     }
-    require_same_columns(source, &mut there, &table)?;
+    require_same_columns(source, there, &table)?;
     let sql = KEY_COLUMNS.replace("$1", &format!("{table}::regclass"));
     let keys = there.texts(&sql, 2)?;
     if keys.is_empty() {
         return Err(capture::no_key(shard));
     }
-    let model = define::read(&mut there, &remote.qualified(), "shard")?;
+    let model = define::read(there, &remote.qualified(), "shard")?;
     let concerned = define::cannot_be_carried(&model);
     if !concerned.is_empty() {
         return Err(Error::Unsupported {
@@ -335,51 +313,4 @@ fn require_free(node: &str, needed: i64) -> Result<()> {
         ),
         hint: "Free some space there, or move the shard elsewhere.".to_owned(),
     })
-}
-
-/// Fails if the node does not answer, takes no writes, or lacks a type or a collation of the table.
-fn ask_node(name: &str, table: pg_sys::Oid) -> Result<()> {
-    let node = nodes::share(name)?;
-    let conninfo = connect::conninfo(&node)?;
-    let label = connect::label(name);
-    let mut connection = connect::begin(&label, &conninfo, settings::node_timeout())?;
-    connection.say(
-        "SELECT pg_catalog.pg_is_in_recovery()::text,
-                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMP')::text",
-    )?;
-    let answer = connect::ask(&mut connection)?;
-    if answer.get::<String>(0, 0).as_deref() != Some("false") {
-        return Err(Error::Prerequisite {
-            what: format!("node \"{name}\" takes no writes"),
-            hint: "It is a standby now: let the server's options lead to its primary.".to_owned(),
-        });
-    }
-    if answer.get::<String>(0, 1).as_deref() != Some("true") {
-        return Err(Error::Prerequisite {
-            what: format!("role of node \"{name}\" may not create temporary tables there"),
-            hint: "Run GRANT TEMPORARY ON DATABASE … there.".to_owned(),
-        });
-    }
-    let types = spi::query::<String>(
-        "SELECT DISTINCT pg_catalog.format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute a
-          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 ORDER BY 1",
-        &[table.into()],
-        |row| row.get(1),
-    )?;
-    if types.is_empty() {
-        return Ok(());
-    }
-    let list: Vec<String> = types.iter().map(spi::quote_literal).collect();
-    connection.say(&format!(
-        "SELECT t FROM pg_catalog.unnest(ARRAY[{}]) t WHERE pg_catalog.to_regtype(t) IS NULL",
-        list.join(", ")
-    ))?;
-    let answer = connect::ask(&mut connection)?;
-    match answer.get::<String>(0, 0) {
-        None => Ok(()),
-        Some(missing) => Err(Error::Prerequisite {
-            what: format!("type {missing} does not exist on node \"{name}\""),
-            hint: "Create it there, as it is here, before rows of this table go there.".to_owned(),
-        }),
-    }
 }

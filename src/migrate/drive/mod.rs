@@ -1,9 +1,14 @@
 //! Takes one migration from where the journal says it is to its end, through errors and waits; with it those of the
 //! tables that are colocated with its own, which it leads.
 
-mod away_steps;
-mod steps;
+mod ending;
+mod finish;
+mod here;
+mod log;
 mod switch;
+mod there;
+mod waiting;
+mod way;
 
 use std::time::{Duration, Instant};
 
@@ -12,39 +17,27 @@ use repart_core::state::State;
 use crate::catalog::control::{self, Wish};
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
-use crate::migrate::away::{self, Links};
+use crate::migrate::away::Links;
 use crate::migrate::job::Job;
 use crate::migrate::pace::Pace;
-use crate::migrate::{
-    capture, catch_up, cause, clean, copy, hold, index, locks, names, patience, verify,
-};
+use crate::migrate::{copy, hold, locks, patience};
 use crate::pg::background;
-use crate::pg::txn::{self, Isolation};
+use crate::pg::txn;
 use crate::settings;
+
+use log::{BACKLOG_INTERVAL, behind};
 
 /// A mover that ended this often without progress will not make any.
 const MAX_ATTEMPTS: i32 = 10;
 
-/// Captured changes that may be left for the switch, whatever the measured rate says.
-const FEW_CHANGES: (f64, f64) = (50.0, 10_000.0);
-
 /// Captured changes per second that catch-up is taken to apply before it was measured: a cautious guess.
 const UNMEASURED_RATE: f64 = 10_000.0;
-
-/// How often the log is counted while rows are copied.
-const BACKLOG_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The first and the longest pause before something is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
-/// Consumed entries of the log that slow down whatever reads it.
-const MANY_CONSUMED: i64 = 20_000;
-
 /// How often a paused migration looks whether it may go on, and applies what was captured.
 const REST: Duration = Duration::from_millis(200);
-
-/// How long a migration that ends tries to get the locks for dropping everything at once.
-const CLEAN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a step came to.
 enum Next {
@@ -102,8 +95,13 @@ impl Drive {
         }
     }
 
-    /// Runs until the migration, and those that follow it, have ended, or do not exist any more.
+    /// Runs until the migration, and those that follow it, have ended, or do not exist any more; or until it has to wait
+    /// for a node, of which the journal knows then.
     pub fn run(&mut self) -> Result<()> {
+        let group = txn::run(|| journal::with_followers(self.id))?;
+        if let Some(node) = waiting::awaited(&group) {
+            return self.look_for(node, &group);
+        }
         txn::run(|| journal::take_up(self.id))?;
         loop {
             background::check_for_interrupts();
@@ -122,6 +120,11 @@ impl Drive {
             if outcome.is_err() {
                 // What is not committed on a node must not be, and what it still says would be taken for an answer.
                 self.links.close();
+            }
+            if let Err(error) = &outcome
+                && let Some(node) = waiting::unreachable(error)?
+            {
+                return self.wait_for(&node, error, migration, &group);
             }
             self.after(migration, &group, outcome)?;
         }
@@ -191,37 +194,6 @@ impl Drive {
         Ok(())
     }
 
-    /// Ends the migrations, leaving nothing behind; tries again until the locks for that are to be had.
-    fn give_up(&mut self, migration: &Migration, group: &[Migration], error: Error) -> Result<()> {
-        pgrx::log!("repart mover: migration {} failed: {error}", self.id);
-        let error = txn::run(|| Ok(cause::of(migration, error)))?;
-        self.end(group, State::Failed, Some(&error))
-    }
-
-    /// All of them in one transaction: they end alike.
-    fn end(&mut self, group: &[Migration], end: State, error: Option<&Error>) -> Result<()> {
-        let begun = Instant::now();
-        loop {
-            let how = if begun.elapsed() < CLEAN_PATIENCE {
-                clean::How::Thoroughly
-            } else {
-                clean::How::InPart
-            };
-            let abandon = |migration| clean::abandon(migration, end, error, how);
-            match txn::run(|| group.iter().try_for_each(abandon)) {
-                Err(cause) if cause.is_transient() => background::wait(self.backoff),
-                // A user's cancel was first: it has ended already.
-                Err(Error::Superseded(_)) => return Ok(()),
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    self.links.close();
-                    return group.iter().try_for_each(away::clean::after_end);
-                }
-            }
-            self.backoff = (self.backoff * 2).min(BACKOFF.1);
-        }
-    }
-
     /// What a paused migration does: nothing, but for keeping the log of changes from growing, where that is
     /// possible. Before everything is copied it is not: then the log grows, up to its limit.
     fn rest(&mut self, migration: Migration) -> Result<Next> {
@@ -258,8 +230,7 @@ impl Drive {
         }
         match migration.state {
             State::Queued => to(&migration, State::Preparing),
-            State::Preparing if migration.spec.is_away() => self.prepare_away(&migration),
-            State::Preparing => steps::prepare(migration),
+            State::Preparing => way::of(&migration).prepare(self, &migration),
             State::Copying => self.copy(migration),
             State::CatchingUp => self.catch_up(migration),
             State::Verifying => self.verify(migration, group),
@@ -267,7 +238,7 @@ impl Drive {
             State::CuttingOver => self.cut_over(group),
             State::Cleaning => {
                 self.links.close();
-                steps::finish(&migration, group)
+                finish::finish(&migration, group)
             }
             State::Done | State::Cancelled | State::Failed => Ok(Next::Continue),
         }
@@ -278,11 +249,7 @@ impl Drive {
         let begun = Instant::now();
         let batch = txn::run(|| {
             locks::be_polite();
-            let batch = if job.is_away() {
-                away::copy::batch(&job, self.links.of(&job)?, &mut self.batches)?
-            } else {
-                copy::batch(&job, &mut self.batches)?
-            };
+            let batch = way::of(&job.migration).batch(self, &job)?;
             hold::inside(self.id, "copied");
             Ok(batch)
         })?;
@@ -298,8 +265,7 @@ impl Drive {
                 let rest = self.pace.rest_after(begun.elapsed());
                 Ok(Next::Pause(pause.max(rest)))
             }
-            copy::Batch::Finished if job.is_away() => self.finish_copy_away(&job),
-            copy::Batch::Finished => steps::finish_copy(&job, self.pace.gives_way()),
+            copy::Batch::Finished => way::of(&job.migration).finish_copy(self, &job),
         }
     }
 
@@ -315,16 +281,7 @@ impl Drive {
 
     fn verify(&mut self, migration: Migration, group: &[Migration]) -> Result<Next> {
         let job = txn::run(|| Job::load(migration))?;
-        if job.is_away() {
-            return self.verify_away(&job, group);
-        }
-        let complete = verify::all(&job, |worked| self.between_ranges(&job, group, worked))?;
-        if !complete {
-            self.apply_log(&job)?;
-            return Ok(Next::Continue);
-        }
-        index::vacuum(&job, self.pace.gives_way())?;
-        to(&job.migration, State::CuttingOver)
+        way::of(&job.migration).verify(self, &job, group)
     }
 
     /// Keeps the log short while a large table is compared, and waits there while the migration is paused.
@@ -340,72 +297,6 @@ impl Drive {
                 Wish::Stop => return Err(Error::Superseded(job.id())),
             }
         }
-    }
-
-    /// Now and then applies the logs of the tables that are ready and wait for the one that is at work.
-    fn keep_up(&mut self, at_work: &Migration, group: &[Migration]) -> Result<()> {
-        if group.len() < 2 || self.kept_up.elapsed() < BACKLOG_INTERVAL {
-            return Ok(());
-        }
-        for member in group {
-            if member.id != at_work.id && member.state == State::CuttingOver {
-                let job = txn::run(|| Job::load(member.clone()))?;
-                self.apply_log(&job)?;
-                self.watch_backlog(&job)?;
-            }
-        }
-        self.kept_up = Instant::now();
-        Ok(())
-    }
-
-    /// Applies what the log has now; measures how fast that goes.
-    fn apply_log(&mut self, job: &Job) -> Result<i64> {
-        let begun = Instant::now();
-        let applied = if job.is_away() {
-            self.round_away(job)?
-        } else {
-            txn::run_at(Isolation::RepeatableRead, || {
-                let applied = catch_up::round(job)?;
-                hold::inside(self.id, "applied");
-                Ok(applied)
-            })?
-        };
-        self.consumed += applied;
-        if self.consumed >= MANY_CONSUMED {
-            self.vacuum_log(job)?;
-        }
-        if applied > 0 {
-            let rate = applied as f64 / begun.elapsed().as_secs_f64().max(1e-6);
-            self.apply_rate = (self.apply_rate + rate) / 2.0;
-        }
-        Ok(applied)
-    }
-
-    /// Empties the pages of the log of what was consumed: a switch reads them all, several times, under its lock.
-    fn vacuum_log(&mut self, job: &Job) -> Result<()> {
-        self.consumed = 0;
-        if job.is_away() {
-            return self.vacuum_log_away(job);
-        }
-        txn::vacuum(&format!("VACUUM (TRUNCATE off) {}", names::log(job.id())))
-    }
-
-    /// Counts what waits in the log, wherever that is.
-    fn watch_backlog(&mut self, job: &Job) -> Result<i64> {
-        txn::run(|| {
-            let pending = if job.is_away() {
-                away::capture::pending(job, self.links.of(job)?)?
-            } else {
-                capture::pending(&job.migration)?
-            };
-            require_backlog(&job.migration, pending)
-        })
-    }
-
-    /// How many captured changes can be applied within these seconds.
-    fn few_changes(&self, seconds: f64) -> i64 {
-        let changes = self.apply_rate * seconds;
-        changes.clamp(FEW_CHANGES.0, FEW_CHANGES.1) as i64
     }
 }
 
@@ -424,27 +315,4 @@ fn next_of(group: &[Migration]) -> Option<&Migration> {
 fn to(migration: &Migration, state: State) -> Result<Next> {
     txn::run(|| journal::transition(migration, state))?;
     Ok(Next::Continue)
-}
-
-/// Go on at once while rounds get shorter; else say so, and let the writers have the machine for a while.
-fn behind(pending: i64, applied: i64) -> Next {
-    if pending < applied {
-        return Next::Continue;
-    }
-    Next::Retry(format!(
-        "{pending} captured changes wait, written faster than applied"
-    ))
-}
-
-/// A log that grows without end is given up, so that it fills no disk.
-fn watch_backlog(migration: &Migration) -> Result<i64> {
-    require_backlog(migration, capture::pending(migration)?)
-}
-
-fn require_backlog(migration: &Migration, pending: i64) -> Result<i64> {
-    journal::set_lag(migration.id, pending)?;
-    if pending > settings::max_backlog() {
-        return Err(Error::Backlog(pending, settings::max_backlog()));
-    }
-    Ok(pending)
 }

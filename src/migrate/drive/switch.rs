@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::steps::prove_default;
-use super::{Drive, Next, behind};
+use super::here::prove_default;
+use super::log::behind;
+use super::{Drive, Next};
 use crate::catalog::journal::{self, Migration};
 use crate::error::{Error, Result};
 use crate::migrate::cutover::{self, Attempt, Progress, Waiting};

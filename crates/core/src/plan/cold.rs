@@ -6,8 +6,9 @@
 
 use super::candidate::{Candidate, Proposal, Target};
 use super::effort::effort;
-use super::hot::{blocked, need};
+use super::hot::need;
 use super::model::{Model, View};
+use super::obstacle::blocked;
 use super::step::{Action, Reason};
 use crate::plan::input::Shard;
 

@@ -18,8 +18,10 @@ pub mod input;
 mod model;
 mod moves;
 mod objective;
+mod obstacle;
 mod schedule;
 mod shift;
+mod split;
 pub mod step;
 pub mod synthetic;
 #[cfg(test)]

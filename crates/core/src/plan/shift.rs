@@ -3,8 +3,9 @@
 use super::candidate::{Candidate, Rejected, Target};
 use super::effort::{Effort, effort};
 use super::explain;
-use super::hot::{Need, Refusal, blocked, rejection};
+use super::hot::{Need, Refusal, rejection};
 use super::model::{Basis, Model, at};
+use super::obstacle::blocked;
 use super::step::{Action, Reason};
 use crate::heat::Segment;
 

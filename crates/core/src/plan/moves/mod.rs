@@ -15,8 +15,8 @@ use crate::plan::effort::Effort;
 use crate::plan::explain::moves as words;
 use crate::plan::fleet::{Fleet, Placed};
 use crate::plan::gate::{Case, Gate};
-use crate::plan::hot::{held, resting};
 use crate::plan::model::Model;
+use crate::plan::obstacle::{held, resting};
 use crate::plan::step::{Action, Reason};
 
 /// Shards of a node that are tried: those that use most of it in its worst slot, and as many that use most per byte.

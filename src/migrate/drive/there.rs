@@ -2,22 +2,27 @@
 
 use repart_core::state::State;
 
-use super::{Drive, Next, steps, to};
+use super::here::prove_default;
+use super::way::Way;
+use super::{Drive, Next, to};
 use crate::catalog::journal::{self, Migration};
 use crate::error::Result;
 use crate::migrate::away::ends::End;
 use crate::migrate::away::verify::{Compared, Comparison};
 use crate::migrate::away::{self, prepare};
+use crate::migrate::copy::Batch;
 use crate::migrate::job::Job;
 use crate::migrate::{hold, index, janitor, locks, names};
 use crate::pg::background;
 use crate::pg::txn;
 
-impl Drive {
-    /// Makes the private objects at both ends, and starts change capture.
-    pub(super) fn prepare_away(&mut self, migration: &Migration) -> Result<Next> {
+/// Rows leave this server, or come to it, or are on a node and stay there.
+pub(super) struct There;
+
+impl Way for There {
+    fn prepare(&self, drive: &mut Drive, migration: &Migration) -> Result<Next> {
         janitor::give_way_to(migration)?;
-        self.links.close();
+        drive.links.close();
         txn::run(|| {
             locks::be_polite();
             prepare::begin(migration)
@@ -29,65 +34,66 @@ impl Drive {
         let job = again(migration)?;
         txn::run(|| {
             locks::be_polite();
-            prepare::create(&job, self.links.of(&job)?)?;
-            hold::inside(self.id, "created");
+            prepare::create(&job, drive.links.of(&job)?)?;
+            hold::inside(drive.id, "created");
             Ok(())
         })?;
         let job = again(migration)?;
         txn::run(|| {
             locks::be_polite();
-            prepare::start_capture(&job, self.links.of(&job)?)?;
+            prepare::start_capture(&job, drive.links.of(&job)?)?;
             journal::transition(&job.migration, State::Copying)?;
-            hold::inside(self.id, "captured");
+            hold::inside(drive.id, "captured");
             Ok(())
         })?;
         Ok(Next::Continue)
     }
 
-    /// What comes after the rows.
-    pub(super) fn finish_copy_away(&mut self, job: &Job) -> Result<Next> {
+    fn batch(&self, drive: &mut Drive, job: &Job) -> Result<Batch> {
+        away::copy::batch(job, drive.links.of(job)?, &mut drive.batches)
+    }
+
+    fn finish_copy(&self, drive: &mut Drive, job: &Job) -> Result<Next> {
         background::report_active(&format!(
             "building indexes of table \"{}\"",
             job.migration.relation_name
         ));
-        txn::run(|| self.links.of(job).map(|_| ()))?;
-        let ends = self.links.open(job)?;
+        txn::run(|| drive.links.of(job).map(|_| ()))?;
+        let ends = drive.links.open(job)?;
         if !job.migration.position.deduplicated {
             txn::run_at(txn::Isolation::RepeatableRead, || {
                 away::copy::deduplicate(job, ends)?;
-                hold::inside(self.id, "deduplicated");
+                hold::inside(drive.id, "deduplicated");
                 Ok(())
             })?;
             return Ok(Next::Continue);
         }
-        let built = away::copy::build_next(job, ends, self.pace.gives_way())?;
+        let built = away::copy::build_next(job, ends, drive.pace.gives_way())?;
         if built {
-            hold::inside(self.id, "indexed");
-            self.watch_backlog(job)?;
+            hold::inside(drive.id, "indexed");
+            drive.watch_backlog(job)?;
             return Ok(Next::Continue);
         }
-        steps::prove_default(job)?;
+        prove_default(job)?;
         to(&job.migration, State::CatchingUp)
     }
 
-    /// One round of catching up.
-    pub(super) fn round_away(&mut self, job: &Job) -> Result<i64> {
-        let id = self.id;
-        txn::run(|| self.links.of(job).map(|_| ()))?;
-        let ends = self.links.open(job)?;
+    fn round(&self, drive: &mut Drive, job: &Job) -> Result<i64> {
+        let id = drive.id;
+        txn::run(|| drive.links.of(job).map(|_| ()))?;
+        let ends = drive.links.open(job)?;
         away::apply::round(job, ends, || hold::inside(id, "applied"))
     }
 
-    /// Compares all rows, range by range, and keeps the log short meanwhile.
-    pub(super) fn verify_away(&mut self, job: &Job, group: &[Migration]) -> Result<Next> {
-        let mut comparison = txn::run(|| Comparison::begin(job, self.links.of(job)?))?;
+    fn verify(&self, drive: &mut Drive, job: &Job, group: &[Migration]) -> Result<Next> {
+        let mut comparison = txn::run(|| Comparison::begin(job, drive.links.of(job)?))?;
         loop {
             background::check_for_interrupts();
             let begun = std::time::Instant::now();
-            match comparison.next(job, self.links.open(job)?)? {
+            match comparison.next(job, drive.links.open(job)?)? {
                 Compared::All => break,
                 Compared::Truncated => {
-                    self.apply_log(job)?;
+                    drive.apply_log(job)?;
                     return Ok(Next::Continue);
                 }
                 Compared::More(pause) => {
@@ -95,23 +101,31 @@ impl Drive {
                     if !pause.is_zero() {
                         background::wait(pause);
                     }
-                    self.between_ranges(job, group, worked)?;
+                    drive.between_ranges(job, group, worked)?;
                 }
             }
         }
-        let ends = self.links.open(job)?;
+        let ends = drive.links.open(job)?;
         let vacuum = format!("VACUUM {}", ends.target_tables.join(", "));
         match &mut ends.target {
             End::There(link) => txn::outside(|| link.ask(&vacuum)).map(|_| ())?,
-            End::Here(_) => index::vacuum(job, self.pace.gives_way())?,
+            End::Here(_) => index::vacuum(job, drive.pace.gives_way())?,
         }
         to(&job.migration, State::CuttingOver)
     }
 
-    /// Empties the pages of the log of what was consumed.
-    pub(super) fn vacuum_log_away(&mut self, job: &Job) -> Result<()> {
-        txn::run(|| self.links.of(job).map(|_| ()))?;
-        let ends = self.links.open(job)?;
+    fn pending(&self, drive: &mut Drive, job: &Job) -> Result<i64> {
+        away::capture::pending(job, drive.links.of(job)?)
+    }
+
+    fn tell(&self, migration: &Migration) -> Result<()> {
+        away::switch::finish_prepared(migration)?;
+        away::clean::after_end(migration)
+    }
+
+    fn vacuum_log(&self, drive: &mut Drive, job: &Job) -> Result<()> {
+        txn::run(|| drive.links.of(job).map(|_| ()))?;
+        let ends = drive.links.open(job)?;
         match &mut ends.source {
             End::There(link) => {
                 let vacuum = format!("VACUUM (TRUNCATE off) {}", ends.log);
