@@ -62,7 +62,7 @@ fn round(silent: &mut BTreeMap<String, Instant>) -> Result<()> {
 /// Looks after the old shards of one migration.
 fn attend(keeper: &Keeper) -> Result<()> {
     let why = if keeper.is_expired {
-        Some("the time for which they were kept is over".to_owned())
+        Some(retain::EXPIRED.to_owned())
     } else {
         match retain::follow(keeper) {
             Err(error) if error.is_transient() => None,

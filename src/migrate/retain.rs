@@ -244,6 +244,9 @@ fn useless(what: String) -> Error {
     }
 }
 
+/// Why old shards are not kept for ever.
+pub const EXPIRED: &str = "the time for which they were kept is over";
+
 /// Drops what a migration keeps, outside of a transaction, and says why.
 pub fn give_up(id: i64, why: &str) -> Result<()> {
     let with = |how: How| {
@@ -251,6 +254,8 @@ pub fn give_up(id: i64, why: &str) -> Result<()> {
             let Some(keeper) = retained::hold(id)? else {
                 return Ok(());
             };
+            // The time may have been ended since the reason was found, which is then none of its own.
+            let why = if keeper.is_expired { EXPIRED } else { why };
             clean::drop_private(keeper.number(), how)?;
             retained::forget(id)?;
             let message =

@@ -262,6 +262,11 @@ fn a_copy_keeps_its_name_and_gives_way_to_what_has_the_name_of_a_shard() {
     session.wait_done(id);
     wait_settled(&mut session);
     same(&mut session, &mut copy);
+
+    // Without repart, both are ordinary tables.
+    session.run("DROP EXTENSION repart CASCADE");
+    session.run("CREATE TABLE anything (n int); DROP TABLE anything");
+    same(&mut session, &mut copy);
 }
 
 /// What is dropped here is dropped there, but for shards that are there; nothing else can be changed by hand on one side
