@@ -17,13 +17,13 @@ use super::{Fitted, ForecastError, Forecaster, guard::guarded, smoothing::Smooth
 pub const MIN_STEPS: usize = 12;
 
 /// The steps that are decomposed, at most, where they hold [`MIN_CYCLES`]: older ones say nothing of the seasons of now.
-const MAX_STEPS: usize = 1_344;
+const MAX_STEPS: usize = 672;
 
 /// The cycles of the longest season that are decomposed, where there are as many.
 const MIN_CYCLES: usize = 3;
 
 /// The steps of the shortest season, at most: finer ones are averaged before, which costs less and is less noisy.
-const MAX_PER_SEASON: usize = 48;
+const MAX_PER_SEASON: usize = 24;
 
 const NAME: &str = "mstl";
 
@@ -183,8 +183,8 @@ mod tests {
     #[test]
     fn only_what_all_seasons_are_multiples_of_is_averaged() {
         assert_eq!(width(&[24, 168]), 1);
-        assert_eq!(width(&[96, 672]), 2);
-        assert_eq!(width(&[1_440]), 30);
+        assert_eq!(width(&[96, 672]), 4);
+        assert_eq!(width(&[1_440]), 60);
         assert_eq!(width(&[97]), 1);
         assert_eq!(width(&[]), 1);
     }
