@@ -85,7 +85,8 @@ pub(super) fn alone(
 /// Fits a regression to several beginnings of values without gaps, as long as `ends` say, ascending; each looks at
 /// what `looks` says. To be asked for `horizon` steps.
 ///
-/// Those that look at the same share their sums: a row that an earlier one has seen is not added again.
+/// Those that look at the same share their sums: a row that an earlier one has seen is not added again. The logarithms
+/// are around the mean of all values, which is no more than a unit; how far a forecast may go is by what each has seen.
 ///
 /// # Errors
 /// [`ForecastError::DoesNotFit`] if all values are zero, or the regression has no solution.
