@@ -63,10 +63,7 @@ impl Forecaster for Analog {
                 found,
             });
         }
-        let scale = Logarithm::of(&values).ok_or_else(|| ForecastError::DoesNotFit {
-            model: NAME,
-            reason: "all values are zero".to_owned(),
-        })?;
+        let (scale, _) = Logarithm::of(&values, NAME)?;
         Ok(Box::new(Days {
             day,
             week: seasons.get(1).copied(),

@@ -13,7 +13,7 @@ use super::{
     prophet::Prophet,
     quantiles::{Errors, mean_pinball},
     seasonal_naive::{SeasonalNaive, best_season},
-    skill::{self, Backtest, Origins},
+    skill::{self, Origins},
     spar::Spar,
     spread::Tested,
 };
@@ -94,19 +94,11 @@ pub(super) fn choose(history: &History, options: &Options) -> Result<Choice, For
 impl Trial<'_> {
     /// Fits a model to the whole history and to its past.
     fn member(&self, model: &dyn Forecaster, seasons: &[usize]) -> Result<Member, ForecastError> {
-        let history = History {
-            seasons: seasons.to_vec(),
-            ..self.history.clone()
-        };
-        let fitted = model.fit(&history.series, seasons)?;
+        let (fitted, backtest) = skill::tested(model, self.history, seasons, &self.origins)?;
         Ok(Member {
             name: model.name(),
             points: fitted.predict(self.horizon)?,
-            backtest: if self.origins.at.is_empty() {
-                Backtest { errors: Vec::new() }
-            } else {
-                skill::backtest(model, &history, &self.origins)?
-            },
+            backtest,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Calibrating quantiles: the ranks of the errors of a backtest, divided by what is usual.
 
+use super::folds::fold_of;
 use super::quantiles::{Errors, Offset};
 use super::spread::{Spread, Tested};
 
@@ -34,11 +35,12 @@ impl Calibration {
     /// Learns them from a backtest.
     pub(super) fn of(errors: &Errors, spread: &Spread) -> Self {
         let tested = &errors.tested;
+        let of_folds = spread.of_folds(tested);
         let knot = |step: usize| {
-            let mut pooled = pool(tested, spread, step);
+            let mut pooled = pool(tested, spread, &of_folds, step);
             let values: Vec<f64> = pooled.iter().map(|(error, _)| *error).collect();
             let offset = if values.len() < FEW {
-                let usual = spread.at(step, 0);
+                let usual = spread.at(step, 0, f64::NAN);
                 normal(&values, errors.level / usual)
             } else {
                 conformal(&mut pooled, tested.effective_origins())
@@ -54,8 +56,8 @@ impl Calibration {
         }
     }
 
-    /// The offset at a step of a forecast made after `origin` values.
-    pub(super) fn offset(&self, step: usize, origin: usize, spread: &Spread) -> Offset {
+    /// The offset at a step of a forecast made after `origin` values, which says `point`.
+    pub(super) fn offset(&self, step: usize, origin: usize, point: f64, spread: &Spread) -> Offset {
         let Some((last, _)) = self.knots.last() else {
             return self.untested.scaled(((step + 1) as f64).sqrt());
         };
@@ -84,7 +86,7 @@ impl Calibration {
             // Rounding must not swap them where a neighbour is larger by many orders of magnitude.
             q99: between(low.q99, high.q99).max(q90),
         }
-        .scaled(growth * spread.at(tested, origin + step))
+        .scaled(growth * spread.at(tested, origin + step, point))
     }
 
     /// By how much the widths of q90 have to be multiplied so that the highest of `point + width` up to a
@@ -94,7 +96,7 @@ impl Calibration {
         let needed = |last: usize| {
             let mut factors: Vec<(f64, f64)> = Vec::new();
             for (index, origin) in tested.at.iter().enumerate() {
-                let width = |step: usize| self.offset(step, *origin, spread).q90;
+                let width = |step: usize, point: f64| self.offset(step, *origin, point, spread).q90;
                 if let Some(factor) = tested.factor_for_peak(index, last, width) {
                     factors.push((factor, tested.weights.get(index).copied().unwrap_or(1.0)));
                 }
@@ -130,8 +132,9 @@ fn steps_to_fit(horizon: usize) -> Vec<usize> {
     chosen
 }
 
-/// The errors around a step, divided by what is usual there, with weights that give each origin its own.
-fn pool(tested: &Tested, spread: &Spread, step: usize) -> Vec<(f64, f64)> {
+/// The errors around a step, divided by what the other runs of origins say is usual there, with weights that give
+/// each origin its own.
+fn pool(tested: &Tested, spread: &Spread, of_folds: &[Spread], step: usize) -> Vec<(f64, f64)> {
     let (from, to) = (
         step * 2 / 3,
         (step * 3 / 2).min(spread.horizon().saturating_sub(1)),
@@ -147,13 +150,18 @@ fn pool(tested: &Tested, spread: &Spread, step: usize) -> Vec<(f64, f64)> {
         .div_ceil(POOLED_STEPS.max(FEW / origins.max(1) + 1))
         .max(1);
     let mut pooled = Vec::new();
-    for ((errors, weight), origin) in tested.errors.iter().zip(&tested.weights).zip(&tested.at) {
+    let count = tested.errors.len();
+    let all = tested.errors.iter().zip(&tested.forecasts).enumerate();
+    for (((index, (errors, forecasts)), weight), origin) in all.zip(&tested.weights).zip(&tested.at)
+    {
+        let others = of_folds.get(fold_of(index, count)).unwrap_or(spread);
         let steps = || (from..=to).step_by(stride);
         let known = |step: &usize| errors.get(*step).is_some_and(|e| !e.is_nan());
-        let count = steps().filter(known).count().max(1) as f64;
+        let known_steps = steps().filter(known).count().max(1) as f64;
         pooled.extend(steps().filter(known).filter_map(|step| {
-            let usual = spread.at(step, origin + step);
-            Some((errors.get(step)? / usual, weight / count))
+            let point = *forecasts.get(step)?;
+            let usual = spread.at_by(others, step, origin + step, point);
+            Some((errors.get(step)? / usual, weight / known_steps))
         }));
     }
     pooled

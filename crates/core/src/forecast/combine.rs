@@ -4,7 +4,11 @@
 //! are fixed powers of the loss instead of fitted, because fitted ones overfit the few origins (the
 //! *forecast combination puzzle*, Smith and Wallis 2009).
 
-use super::{skill::Backtest, spread::Tested};
+use super::{
+    folds::{self, FOLDS},
+    skill::Backtest,
+    spread::Tested,
+};
 
 /// A model whose loss exceeds that of the best by this factor is left out.
 const CUT: f64 = 1.4;
@@ -34,7 +38,8 @@ pub(super) struct Member {
 pub(super) struct Combined {
     /// The forecast.
     pub points: Vec<f64>,
-    /// Its errors in the past; of the shape of the members'.
+    /// Its errors in the past; of the shape of the members'. Those of each run of origins are with the weights that
+    /// the others give: see [`folds`].
     pub errors: Vec<Vec<f64>>,
     /// The mean weight of each member over the horizon.
     pub shares: Vec<f64>,
@@ -50,11 +55,19 @@ pub(super) fn combine(members: &[Member], origin_weights: &[f64]) -> Combined {
         .max()
         .unwrap_or(0);
     let weights = weights(members, origin_weights, tested);
+    let count = origin_weights.len();
+    let without = |fold| self::weights(members, &folds::without(origin_weights, fold), tested);
+    let of_folds: Vec<Vec<Vec<f64>>> = (0..FOLDS).map(without).collect();
     // Far beyond what was tested nothing is known but that the last season may come again.
     let untested = only_the_first(members.len());
     let at = |step: usize| match weights.get(step).or(weights.last()) {
         Some(weights) if step < MAX_UNTESTED * tested => weights.as_slice(),
         _ => untested.as_slice(),
+    };
+    let at_origin = |origin: usize, step: usize| {
+        let weights = of_folds.get(folds::fold_of(origin, count));
+        let at_step = weights.and_then(|weights| weights.get(step).or(weights.last()));
+        at_step.unwrap_or(&untested)
     };
     let points = (0..horizon).map(|step| {
         let of_members = members
@@ -67,10 +80,9 @@ pub(super) fn combine(members: &[Member], origin_weights: &[f64]) -> Combined {
         let of_members = members
             .iter()
             .map(|member| member.backtest.errors.get(origin)?.get(step).copied());
-        average(of_members, at(step))
+        average(of_members, at_origin(origin, step))
     };
-    let errors = (0..origin_weights.len())
-        .map(|origin| (0..tested).map(|step| error(origin, step)).collect());
+    let errors = (0..count).map(|origin| (0..tested).map(|step| error(origin, step)).collect());
     let share = |index: usize| {
         let sum: f64 = weights
             .iter()

@@ -18,11 +18,7 @@ pub(super) fn confidence(history: &History, origins: &Origins, chosen: &Tested, 
     if origins.at.is_empty() {
         return 0.0;
     }
-    let flat = History {
-        seasons: Vec::new(),
-        ..history.clone()
-    };
-    let level = skill::backtest(&SeasonalNaive::default(), &flat, origins);
+    let level = skill::backtest(&SeasonalNaive::default(), history, &[], origins);
     let level = level.map_or(Vec::new(), |backtest| backtest.errors);
     let over_flat = [level, median_errors(history, origins)]
         .into_iter()

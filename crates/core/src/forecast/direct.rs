@@ -4,8 +4,10 @@
 //! What SPAR and the regression on profiles share: they differ in what they look at. Values are logarithms, see
 //! [`super::logarithm`]. Rows can be weighed anew by their errors, which fits to absolute ones (Holland and Welsch 1977).
 
+use crate::series::Series;
+
 use super::{
-    Fitted, ForecastError,
+    Fitted, ForecastError, Forecaster,
     linear::{Regression, dot},
     logarithm::Logarithm,
 };
@@ -64,66 +66,161 @@ struct Direct<L> {
     values: Vec<f64>,
 }
 
-/// Fits a regression to values without gaps, to be asked for `horizon` steps.
-pub(super) fn fit<L: Look + 'static>(
-    look: L,
-    values: Vec<f64>,
-    horizon: usize,
+/// Why a regression was not fitted.
+pub(super) const NO_SOLUTION: &str = "its regression has no solution";
+
+/// Fits a model that implements [`Forecaster::fit_each`] to a whole series.
+///
+/// # Errors
+/// That of the fit.
+pub(super) fn alone(
+    model: &dyn Forecaster,
+    series: &Series,
+    seasons: &[usize],
 ) -> Result<Box<dyn Fitted>, ForecastError> {
-    let does_not_fit = |reason: &str| ForecastError::DoesNotFit {
-        model: L::NAME,
-        reason: reason.to_owned(),
-    };
-    let scale = Logarithm::of(&values).ok_or_else(|| does_not_fit("all values are zero"))?;
-    let logs = scale.to(&values);
-    let features = look.at(&logs);
-    let knot = |ahead: usize| coefficients(&logs, &features, ahead, L::PASSES);
-    let knots = Knots::fit(look.direct().min(horizon), knot);
-    Ok(Box::new(Direct {
-        knots: knots.ok_or_else(|| does_not_fit("its regression has no solution"))?,
-        look,
-        scale,
-        values,
-    }))
+    let fitted = model.fit_each(series, seasons, &[series.len()])?;
+    fitted.into_iter().next().ok_or(ForecastError::NoData)
 }
 
-/// The coefficients for one step ahead.
+/// Fits a regression to several beginnings of values without gaps, as long as `ends` say, ascending; each looks at
+/// what `looks` says. To be asked for `horizon` steps.
+///
+/// Those that look at the same share their sums: a row that an earlier one has seen is not added again. The logarithms
+/// are around the mean of all values, which is no more than a unit; how far a forecast may go is by what each has seen.
+///
+/// # Errors
+/// [`ForecastError::DoesNotFit`] if all values are zero, or the regression has no solution.
+pub(super) fn fit_each<L: Look + Clone + PartialEq + 'static>(
+    looks: &[L],
+    values: &[f64],
+    ends: &[usize],
+    horizon: usize,
+) -> Result<Vec<Box<dyn Fitted>>, ForecastError> {
+    let (scale, logs) = Logarithm::of(values, L::NAME)?;
+    let mut fitted: Vec<Box<dyn Fitted>> = Vec::with_capacity(ends.len());
+    for group in looks.chunk_by(|a, b| a == b) {
+        let Some(look) = group.first() else { break };
+        let ends: Vec<usize> = ends
+            .iter()
+            .skip(fitted.len())
+            .take(group.len())
+            .copied()
+            .collect();
+        let seen = |end: usize| logs.get(..end).unwrap_or(&logs);
+        let features = look.at(seen(ends.last().copied().unwrap_or(0)));
+        let knot = |ahead: usize| coefficients(&logs, &features, ahead, &ends, L::PASSES);
+        let knots = Knots::fit(look.direct().min(horizon), ends.len(), knot);
+        let knots = knots.ok_or_else(|| ForecastError::does_not_fit(L::NAME, NO_SOLUTION))?;
+        for (knots, end) in knots.into_iter().zip(ends) {
+            fitted.push(Box::new(Direct {
+                knots,
+                look: look.clone(),
+                scale: scale.having_seen(seen(end)),
+                values: values.get(..end).unwrap_or(values).to_vec(),
+            }));
+        }
+    }
+    Ok(fitted)
+}
+
+/// The coefficients for one step ahead, from the first so many values as each of `ends` says.
+///
+/// Where rows are weighed by their errors, those are of the coefficients of the first end that has seen the row: so
+/// the sums are shared, and nothing that came later weighs.
 fn coefficients(
     logs: &[f64],
     features: &impl Features,
     ahead: usize,
+    ends: &[usize],
     passes: usize,
-) -> Option<Vec<f64>> {
-    let (size, first) = (features.size(), features.first());
-    let end = logs.len().checked_sub(ahead)?;
-    let stride = end.saturating_sub(first).div_ceil(MAX_ROWS).max(1);
-    let (mut rows, mut targets, mut row) = (Vec::new(), Vec::new(), Vec::new());
-    // Backwards, so that the latest rows are always among those.
-    for last in (first..end).rev().step_by(stride) {
-        features.write(last, ahead, &mut row);
-        rows.extend_from_slice(&row);
-        targets.push(*logs.get(last + ahead)?);
-    }
-    if targets.len() < 2 {
-        return None;
-    }
+) -> Option<Vec<Vec<f64>>> {
+    let rows = Rows::of(logs, features, ahead, ends)?;
     let prior = features.prior();
-    let mut weights = vec![1.0; targets.len()];
-    for pass in 0..=passes {
-        let mut regression = Regression::new(size - 1);
-        let all = rows.chunks_exact(size).zip(&targets);
-        for ((row, target), weight) in all.clone().zip(&weights) {
-            regression.add(row, *target, *weight);
-        }
-        let coefficients = regression.solve(RIDGE, &prior)?;
-        if pass == passes {
-            return Some(coefficients);
-        }
-        let errors = all.map(|(row, target)| (target - dot(&coefficients, row)).abs());
-        weights = errors.collect();
-        weigh(&mut weights);
+    let mut weights = vec![1.0; rows.targets.len()];
+    let mut found = rows.solve(&weights, &prior)?;
+    for _ in 0..passes {
+        rows.weigh(&found, &mut weights);
+        found = rows.solve(&weights, &prior)?;
     }
-    None
+    Some(found)
+}
+
+/// The rows of a regression.
+struct Rows {
+    size: usize,
+    features: Vec<f64>,
+    targets: Vec<f64>,
+    /// How many of them each end has seen, ascending.
+    seen: Vec<usize>,
+}
+
+impl Rows {
+    /// Those for one step ahead; `None` if the first end has not seen two of them.
+    fn of(logs: &[f64], from: &impl Features, ahead: usize, ends: &[usize]) -> Option<Self> {
+        let (size, first) = (from.size(), from.first());
+        let count = ends.last()?.checked_sub(ahead)?.checked_sub(first)?;
+        let stride = count.div_ceil(MAX_ROWS).max(1);
+        let mut rows = Self {
+            size,
+            features: Vec::with_capacity(size * (count / stride + 1)),
+            targets: Vec::with_capacity(count / stride + 1),
+            seen: Vec::with_capacity(ends.len()),
+        };
+        let mut row = Vec::with_capacity(size);
+        // The latest row is always among them.
+        let mut last = first + count.saturating_sub(1) % stride;
+        for end in ends {
+            while last + ahead < *end {
+                from.write(last, ahead, &mut row);
+                rows.features.extend_from_slice(&row);
+                rows.targets.push(*logs.get(last + ahead)?);
+                last += stride;
+            }
+            rows.seen.push(rows.targets.len());
+        }
+        (*rows.seen.first()? >= 2).then_some(rows)
+    }
+
+    /// The rows that each end has seen first, with their numbers.
+    fn parts(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let begins = std::iter::once(0).chain(self.seen.iter().copied());
+        begins.zip(&self.seen).map(|(begin, end)| begin..*end)
+    }
+
+    fn row(&self, index: usize) -> (&[f64], f64) {
+        let row = self
+            .features
+            .get(index * self.size..(index + 1) * self.size);
+        let target = self.targets.get(index).copied();
+        (row.unwrap_or_default(), target.unwrap_or(0.0))
+    }
+
+    /// The coefficients for each end.
+    fn solve(&self, weights: &[f64], prior: &[f64]) -> Option<Vec<Vec<f64>>> {
+        let mut regression = Regression::new(self.size - 1);
+        let part = |part: std::ops::Range<usize>| {
+            for index in part {
+                let (row, target) = self.row(index);
+                regression.add(row, target, *weights.get(index)?);
+            }
+            regression.solve(RIDGE, prior)
+        };
+        self.parts().map(part).collect()
+    }
+
+    /// Weighs each row by the error of the coefficients of the first end that has seen it.
+    fn weigh(&self, found: &[Vec<f64>], weights: &mut [f64]) {
+        for (part, coefficients) in self.parts().zip(found) {
+            let Some(weights) = weights.get_mut(part.clone()) else {
+                return;
+            };
+            for (weight, index) in weights.iter_mut().zip(part) {
+                let (row, target) = self.row(index);
+                *weight = (target - dot(coefficients, row)).abs();
+            }
+            weigh(weights);
+        }
+    }
 }
 
 /// Makes weights of the sizes of errors, with which their squares count as they do.
@@ -179,12 +276,19 @@ impl<L: Look> Fitted for Direct<L> {
 struct Knots(Vec<(usize, Vec<f64>)>);
 
 impl Knots {
-    /// Fits coefficients up to `direct` steps ahead; `None` if any cannot be.
-    fn fit(direct: usize, fit: impl Fn(usize) -> Option<Vec<f64>>) -> Option<Self> {
-        let fitted = aheads(direct)
-            .into_iter()
-            .map(|ahead| Some((ahead, fit(ahead)?)));
-        fitted.collect::<Option<_>>().map(Self)
+    /// Fits coefficients up to `direct` steps ahead, of `count` fits at once; `None` if any cannot be.
+    fn fit(
+        direct: usize,
+        count: usize,
+        fit: impl Fn(usize) -> Option<Vec<Vec<f64>>>,
+    ) -> Option<Vec<Self>> {
+        let mut all = vec![Self(Vec::new()); count];
+        for ahead in aheads(direct) {
+            for (knots, coefficients) in all.iter_mut().zip(fit(ahead)?) {
+                knots.0.push((ahead, coefficients));
+            }
+        }
+        Some(all)
     }
 
     /// The steps that are forecast directly.
@@ -252,7 +356,10 @@ mod tests {
 
     #[test]
     fn coefficients_are_interpolated_between_the_steps_they_were_fitted_at() {
-        let knots = Knots::fit(24, |ahead| Some(vec![ahead as f64])).unwrap();
+        let knots = Knots::fit(24, 1, |ahead| Some(vec![vec![ahead as f64]])).unwrap();
+        let [knots] = knots.as_slice() else {
+            panic!("one fit was asked for")
+        };
         for ahead in 1..=24 {
             let mut found = Vec::new();
             knots.at(ahead, &mut found);
@@ -262,7 +369,7 @@ mod tests {
             );
         }
         assert!(knots.0.len() < 12);
-        assert!(Knots::fit(24, |ahead| (ahead < 5).then(Vec::new)).is_none());
+        assert!(Knots::fit(24, 1, |ahead| (ahead < 5).then(Vec::new)).is_none());
     }
 
     #[test]

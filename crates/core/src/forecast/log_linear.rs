@@ -7,7 +7,7 @@
 use crate::series::Series;
 
 use super::{
-    Fitted, ForecastError, Forecaster,
+    Fitted, ForecastError, Forecaster, direct,
     linear::{Regression, dot},
     logarithm::Logarithm,
 };
@@ -49,26 +49,41 @@ impl Forecaster for LogLinear {
     }
 
     fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError> {
+        direct::alone(self, series, seasons)
+    }
+
+    fn fit_each(
+        &self,
+        series: &Series,
+        seasons: &[usize],
+        ends: &[usize],
+    ) -> Result<Vec<Box<dyn Fitted>>, ForecastError> {
         let values = series.fill_gaps().values;
-        let found = values.len();
-        let lags = lags(found, seasons).ok_or(ForecastError::TooShort {
-            model: NAME,
-            needed: 12,
-            found,
-        })?;
-        let does_not_fit = |reason: &str| ForecastError::DoesNotFit {
-            model: NAME,
-            reason: reason.to_owned(),
-        };
-        let scale = Logarithm::of(&values).ok_or_else(|| does_not_fit("all values are zero"))?;
-        let coefficients = regress(&scale.to(&values), &lags);
-        Ok(Box::new(FittedLogLinear {
-            lags,
-            coefficients: coefficients
-                .ok_or_else(|| does_not_fit("its regression has no solution"))?,
-            scale,
-            values,
-        }))
+        let all_lags = ends.iter().map(|end| {
+            lags(*end, seasons).ok_or(ForecastError::TooShort {
+                model: NAME,
+                needed: 12,
+                found: *end,
+            })
+        });
+        let all_lags = all_lags.collect::<Result<Vec<_>, _>>()?;
+        let (scale, logs) = Logarithm::of(&values, NAME)?;
+        let mut fitted: Vec<Box<dyn Fitted>> = Vec::with_capacity(ends.len());
+        for lags in all_lags.chunk_by(|a, b| a == b) {
+            let ends = ends.iter().skip(fitted.len()).take(lags.len());
+            let lags = lags.first().cloned().unwrap_or_default();
+            let found = regress(&logs, &lags, &ends.clone().copied().collect::<Vec<_>>());
+            let no_solution = || ForecastError::does_not_fit(NAME, direct::NO_SOLUTION);
+            for (coefficients, end) in found.ok_or_else(no_solution)?.into_iter().zip(ends) {
+                fitted.push(Box::new(FittedLogLinear {
+                    lags: lags.clone(),
+                    coefficients,
+                    scale: scale.having_seen(logs.get(..*end).unwrap_or(&logs)),
+                    values: values.get(..*end).unwrap_or(&values).to_vec(),
+                }));
+            }
+        }
+        Ok(fitted)
     }
 }
 
@@ -109,16 +124,21 @@ fn lags(count: usize, seasons: &[usize]) -> Option<Vec<usize>> {
     })
 }
 
-fn regress(values: &[f64], lags: &[usize]) -> Option<Vec<f64>> {
+/// The coefficients that the first so many values give, for each of `ends`, ascending.
+fn regress(values: &[f64], lags: &[usize], ends: &[usize]) -> Option<Vec<Vec<f64>>> {
     let longest = lags.last().copied()?;
-    let first = longest.max(values.len().saturating_sub(MAX_ROWS));
+    let mut next = longest.max(ends.last()?.saturating_sub(MAX_ROWS));
     let mut regression = Regression::new(lags.len());
     let mut row = Vec::with_capacity(lags.len() + 1);
-    for at in first..values.len() {
-        features(values, lags, at, &mut row);
-        regression.add(&row, *values.get(at)?, 1.0);
-    }
-    regression.solve(RIDGE, &[])
+    let mut upto = |end: &usize| {
+        for at in next..*end {
+            features(values, lags, at, &mut row);
+            regression.add(&row, *values.get(at)?, 1.0);
+        }
+        next = next.max(*end);
+        regression.solve(RIDGE, &[])
+    };
+    ends.iter().map(&mut upto).collect()
 }
 
 fn features(values: &[f64], lags: &[usize], at: usize, into: &mut Vec<f64>) {

@@ -1,6 +1,8 @@
 //! The scale on which load is regressed: logarithms, because load varies in proportion to its level, and because
 //! what a regression of them forecasts is close to a median where the load comes in bursts.
 
+use super::ForecastError;
+
 /// What is added before taking logarithms, as a part of the mean: zeros have none.
 const OFFSET: f64 = 0.1;
 
@@ -17,28 +19,39 @@ pub(super) struct Logarithm {
 }
 
 impl Logarithm {
-    /// The scale of these values; `None` if all are zero.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
+    /// The scale of these values, and the values on it.
+    ///
+    /// # Errors
+    /// [`ForecastError::DoesNotFit`] in the name of a model if all are zero.
+    pub(super) fn of(
+        values: &[f64],
+        model: &'static str,
+    ) -> Result<(Self, Vec<f64>), ForecastError> {
         let count = values.len() as f64;
         let offset = OFFSET * values.iter().map(|v| v / count).sum::<f64>();
         if offset.is_nan() || offset <= 0.0 {
-            return None;
+            return Err(ForecastError::does_not_fit(model, "all values are zero"));
         }
         let plain = Self {
             offset,
             mean: 0.0,
             range: (f64::NEG_INFINITY, f64::INFINITY),
         };
-        let logs = plain.to(values);
+        let mut logs = plain.to(values);
+        let mean = logs.iter().map(|v| v / count).sum::<f64>();
+        logs.iter_mut().for_each(|v| *v -= mean);
+        Ok((Self { mean, ..plain }.having_seen(&logs), logs))
+    }
+
+    /// The same scale for a forecast that has seen no more than these logarithms.
+    pub(super) fn having_seen(self, logs: &[f64]) -> Self {
         let least = logs.iter().copied().fold(f64::INFINITY, f64::min);
         let most = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mean = logs.iter().map(|v| v / count).sum::<f64>();
         let room = HEADROOM * (most - least);
-        Some(Self {
-            mean,
-            range: (least - room - mean, most + room - mean),
-            ..plain
-        })
+        Self {
+            range: (least - room, most + room),
+            ..self
+        }
     }
 
     /// The values on this scale.
@@ -66,13 +79,12 @@ mod tests {
     #[test]
     fn values_come_back_and_forecasts_stay_near_what_was() {
         let values = [0.0, 3.0, 9.0, 1.0];
-        let scale = Logarithm::of(&values).unwrap();
-        let logs = scale.to(&values);
+        let (scale, logs) = Logarithm::of(&values, "test").unwrap();
         assert!(logs.iter().sum::<f64>().abs() < 1e-12);
         for (value, back) in values.iter().zip(scale.back(logs)) {
             assert!((value - back).abs() < 1e-12);
         }
         assert!(scale.back([scale.limited(1e9)])[0] < 90.0);
-        assert!(Logarithm::of(&[0.0; 5]).is_none() && Logarithm::of(&[]).is_none());
+        assert!(Logarithm::of(&[0.0; 5], "test").is_err() && Logarithm::of(&[], "test").is_err());
     }
 }

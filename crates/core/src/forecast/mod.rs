@@ -17,6 +17,7 @@ mod confidence;
 mod direct;
 pub mod ets;
 pub mod events;
+mod folds;
 mod guard;
 mod linear;
 pub mod log_linear;
@@ -107,6 +108,16 @@ pub enum ForecastError {
     },
 }
 
+impl ForecastError {
+    /// A model that could not be fitted, and why.
+    fn does_not_fit(model: &'static str, reason: &str) -> Self {
+        ForecastError::DoesNotFit {
+            model,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
 /// A way to forecast.
 pub trait Forecaster {
     /// The SQL name of the model.
@@ -118,6 +129,28 @@ pub trait Forecaster {
     /// # Errors
     /// [`ForecastError`] if the series has no value, is too short for the model, or cannot be fitted.
     fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError>;
+
+    /// Fits the model to several beginnings of a series: what [`Forecaster::fit`] makes of its first values, so many
+    /// as `ends` say, ascending. For models whose fits share most of their work.
+    ///
+    /// # Errors
+    /// The first error of a fit.
+    fn fit_each(
+        &self,
+        series: &Series,
+        seasons: &[usize],
+        ends: &[usize],
+    ) -> Result<Vec<Box<dyn Fitted>>, ForecastError> {
+        let fit = |end: &usize| {
+            let values = series.values.get(..*end).unwrap_or(&series.values);
+            let beginning = Series {
+                values: values.to_vec(),
+                ..*series
+            };
+            self.fit(&beginning, seasons)
+        };
+        ends.iter().map(fit).collect()
+    }
 }
 
 /// A fitted model.

@@ -17,13 +17,13 @@ use super::{Fitted, ForecastError, Forecaster, guard::guarded, smoothing::Smooth
 pub const MIN_STEPS: usize = 12;
 
 /// The steps that are decomposed, at most, where they hold [`MIN_CYCLES`]: older ones say nothing of the seasons of now.
-const MAX_STEPS: usize = 1_344;
+const MAX_STEPS: usize = 672;
 
 /// The cycles of the longest season that are decomposed, where there are as many.
 const MIN_CYCLES: usize = 3;
 
 /// The steps of the shortest season, at most: finer ones are averaged before, which costs less and is less noisy.
-const MAX_PER_SEASON: usize = 48;
+const MAX_PER_SEASON: usize = 24;
 
 const NAME: &str = "mstl";
 
@@ -102,22 +102,29 @@ fn decompose(
 ) -> Result<Vec<Vec<f64>>, ForecastError> {
     let mean = |block: &[f64]| block.iter().sum::<f64>() / width as f64;
     let means: Vec<f64> = values.chunks_exact(width).map(mean).collect();
-    let periods = periods.iter().map(|period| period / width).collect();
-    let model = MSTLModel::new(periods, NaiveTrend::new());
+    let periods: Vec<usize> = periods.iter().map(|period| period / width).collect();
+    let model = MSTLModel::new(periods.clone(), NaiveTrend::new());
     let fitted = guarded(NAME, || model.fit(&means).map_err(|e| e.to_string()))?;
-    let parts = fitted.fit().seasonal().iter();
-    Ok(parts.map(|part| widened(part, width)).collect())
+    let parts = fitted.fit().seasonal().iter().zip(periods);
+    let parts = parts.map(|(part, period)| widened(part, period, width));
+    Ok(parts.collect())
 }
 
-/// Values at each step from the means of `width` steps, interpolated.
-fn widened(means: &[f32], width: usize) -> Vec<f64> {
-    let at = |index: usize| {
-        let last = means.len().saturating_sub(1);
-        means.get(index.min(last)).map_or(0.0, |v| f64::from(*v))
+/// Values at each step from the means of `width` steps of a season of `period` means, interpolated.
+fn widened(means: &[f32], period: usize, width: usize) -> Vec<f64> {
+    // Before the first mean and after the last comes what is there a season later or earlier: if the curve stayed
+    // where it is, the last steps of a steep season would look like a new level.
+    let at = |block: usize| {
+        let index = match block {
+            0 => period.saturating_sub(1),
+            block if block > means.len() => means.len().saturating_sub(period),
+            block => block - 1,
+        };
+        means.get(index).map_or(0.0, |v| f64::from(*v))
     };
     let step = |index: usize| {
-        // The middle of a block is what its mean says; before the first middle and after the last it stays.
-        let position = ((index as f64 + 0.5) / width as f64 - 0.5).max(0.0);
+        // The middle of a block is what its mean says.
+        let position = (index as f64 + 0.5) / width as f64 + 0.5;
         let (left, part) = (position.floor() as usize, position.fract());
         at(left) + part * (at(left + 1) - at(left))
     };
@@ -173,18 +180,18 @@ mod tests {
 
     #[test]
     fn means_are_widened_without_a_step_between() {
-        assert_eq!(widened(&[0.0, 4.0, 8.0], 1), [0.0, 4.0, 8.0]);
+        assert_eq!(widened(&[0.0, 4.0, 8.0], 3, 1), [0.0, 4.0, 8.0]);
         assert_eq!(
-            widened(&[0.0, 4.0], 4),
-            [0.0, 0.0, 0.5, 1.5, 2.5, 3.5, 4.0, 4.0]
+            widened(&[0.0, 4.0], 2, 4),
+            [1.5, 0.5, 0.5, 1.5, 2.5, 3.5, 3.5, 2.5]
         );
     }
 
     #[test]
     fn only_what_all_seasons_are_multiples_of_is_averaged() {
         assert_eq!(width(&[24, 168]), 1);
-        assert_eq!(width(&[96, 672]), 2);
-        assert_eq!(width(&[1_440]), 30);
+        assert_eq!(width(&[96, 672]), 4);
+        assert_eq!(width(&[1_440]), 60);
         assert_eq!(width(&[97]), 1);
         assert_eq!(width(&[]), 1);
     }

@@ -38,6 +38,7 @@ pub(super) struct Profile {
 }
 
 /// The seasons it looks at.
+#[derive(Debug, Clone, PartialEq)]
 struct Seasons {
     day: usize,
     week: Option<usize>,
@@ -49,24 +50,38 @@ impl Forecaster for Profile {
     }
 
     fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError> {
-        let values = series.fill_gaps().values;
-        let found = values.len();
+        direct::alone(self, series, seasons)
+    }
+
+    fn fit_each(
+        &self,
+        series: &Series,
+        seasons: &[usize],
+        ends: &[usize],
+    ) -> Result<Vec<Box<dyn Fitted>>, ForecastError> {
+        let looks = ends.iter().map(|end| Seasons::of(*end, seasons));
+        let looks = looks.collect::<Result<Vec<_>, _>>()?;
+        direct::fit_each(&looks, &series.fill_gaps().values, ends, self.horizon)
+    }
+}
+
+impl Seasons {
+    /// Those that so many values are enough for.
+    fn of(found: usize, seasons: &[usize]) -> Result<Self, ForecastError> {
         let day = seasons.first().copied();
-        let day = day.ok_or(ForecastError::NoSeason {
-            model: Seasons::NAME,
-        })?;
+        let day = day.ok_or(ForecastError::NoSeason { model: Self::NAME })?;
         let size = 2 + DAY_WEIGHTS.len() + WEEK_WEIGHTS.len() + SPANS.len();
         let needed = |longest: usize| longest + 2 * day + ROWS_PER_COEFFICIENT * size;
         let week = seasons.get(1).copied();
         let week = week.filter(|week| needed(*week) <= found);
         if needed(day) > found {
             return Err(ForecastError::TooShort {
-                model: Seasons::NAME,
+                model: Self::NAME,
                 needed: needed(day),
                 found,
             });
         }
-        direct::fit(Seasons { day, week }, values, self.horizon)
+        Ok(Self { day, week })
     }
 }
 

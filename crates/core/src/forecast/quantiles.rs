@@ -70,9 +70,8 @@ pub struct Bands {
 pub fn around(points: &[f64], start: usize, errors: &Errors) -> Bands {
     let spread = Spread::of(&errors.tested);
     let calibration = Calibration::of(errors, &spread);
-    let offsets: Vec<Offset> = (0..points.len())
-        .map(|step| calibration.offset(step, start, &spread))
-        .collect();
+    let offset = |(step, point): (usize, &f64)| calibration.offset(step, start, *point, &spread);
+    let offsets: Vec<Offset> = points.iter().enumerate().map(offset).collect();
     let curve = |level: usize| -> Vec<f64> {
         let steps = points.iter().zip(&offsets);
         let value = |(point, offset): (&f64, &Offset)| {
@@ -103,9 +102,11 @@ pub fn mean_pinball(tested: &Tested) -> f64 {
         &spread,
     );
     let (mut total, mut count) = (0.0, 0.0);
-    for ((errors, weight), origin) in tested.errors.iter().zip(&tested.weights).zip(&tested.at) {
-        for (step, error) in errors.iter().enumerate().filter(|(_, e)| !e.is_nan()) {
-            let offset = calibration.offset(step, *origin, &spread);
+    let origins = tested.errors.iter().zip(&tested.forecasts);
+    for (((errors, forecasts), weight), origin) in origins.zip(&tested.weights).zip(&tested.at) {
+        let steps = errors.iter().zip(forecasts).enumerate();
+        for (step, (error, point)) in steps.filter(|(_, (error, _))| !error.is_nan()) {
+            let offset = calibration.offset(step, *origin, *point, &spread);
             let losses = LEVELS.iter().zip(offset.levels());
             total += weight
                 * losses

@@ -3,6 +3,8 @@
 //! Tashman 2000, *Out-of-sample tests of forecasting accuracy*. The model is fitted anew at each of a
 //! few origins, sees only what came before, and is compared with what was measured after.
 
+use crate::series::Series;
+
 use super::{Fitted, ForecastError, Forecaster, prepare::History};
 
 /// The origins of a backtest, at most.
@@ -107,52 +109,60 @@ pub fn origins(count: usize, horizon: usize, seasons: &[usize]) -> Option<Origin
 pub fn backtest(
     model: &dyn Forecaster,
     history: &History,
+    seasons: &[usize],
     origins: &Origins,
 ) -> Result<Backtest, ForecastError> {
+    tested(model, history, seasons, origins).map(|(_, backtest)| backtest)
+}
+
+/// The model fitted to the whole history, and its backtest.
+///
+/// # Errors
+/// As [`backtest`].
+pub(super) fn tested(
+    model: &dyn Forecaster,
+    history: &History,
+    seasons: &[usize],
+    origins: &Origins,
+) -> Result<(Box<dyn Fitted>, Backtest), ForecastError> {
+    let series = &history.series;
     let count = origins.at.len();
+    let groups = || origins.at.chunks(count.div_ceil(FITS).max(1));
+    let begins = groups().filter_map(|group| group.first().copied());
+    let ends: Vec<usize> = begins.chain([series.len()]).collect();
+    let mut fitted = model.fit_each(series, seasons, &ends)?;
+    let whole = fitted.pop().ok_or(ForecastError::NoData)?;
     let mut curves = Vec::with_capacity(count);
-    for group in origins.at.chunks(count.div_ceil(FITS).max(1)) {
-        let values = &history.series.values;
-        let fitted = fit_at(model, history, group.first().copied().unwrap_or(0))?;
-        match fitted.predict_after(values, group, origins.horizon) {
+    for (group, fitted) in groups().zip(fitted) {
+        match fitted.predict_after(&series.values, group, origins.horizon) {
             Some(followed) => curves.extend(followed?),
-            None => curves.extend(refitted(model, history, group, origins)?),
+            None => curves.extend(refitted(model, series, seasons, group, origins)?),
         }
     }
     let errors = curves.iter().zip(&origins.at);
     let errors = errors.map(|(curve, origin)| errors_of(curve, history, *origin, origins.horizon));
-    Ok(Backtest {
+    let backtest = Backtest {
         errors: errors.collect(),
-    })
-}
-
-/// The model as it would have been fitted at an origin.
-fn fit_at(
-    model: &dyn Forecaster,
-    history: &History,
-    origin: usize,
-) -> Result<Box<dyn Fitted>, ForecastError> {
-    let mut series = history.series.clone();
-    series.values.truncate(origin);
-    model.fit(&series, &history.seasons)
+    };
+    Ok((whole, backtest))
 }
 
 /// The forecasts of a model that is fitted anew at some of these origins; none at the others.
 fn refitted(
     model: &dyn Forecaster,
-    history: &History,
+    series: &Series,
+    seasons: &[usize],
     group: &[usize],
     origins: &Origins,
 ) -> Result<Vec<Vec<f64>>, ForecastError> {
     let every = origins.at.len().div_ceil(MAX_REFITS).max(1);
-    let curve = |(index, origin): (usize, &usize)| {
-        if index % every == 0 {
-            fit_at(model, history, *origin)?.predict(origins.horizon)
-        } else {
-            Ok(Vec::new())
-        }
-    };
-    group.iter().enumerate().map(curve).collect()
+    let chosen: Vec<usize> = group.iter().step_by(every).copied().collect();
+    let fitted = model.fit_each(series, seasons, &chosen)?;
+    let mut curves = vec![Vec::new(); group.len()];
+    for (slot, fitted) in curves.iter_mut().step_by(every).zip(fitted) {
+        *slot = fitted.predict(origins.horizon)?;
+    }
+    Ok(curves)
 }
 
 /// What was measured minus what was forecast; NaN where either is unknown.

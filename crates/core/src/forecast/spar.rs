@@ -45,7 +45,7 @@ impl Default for Spar {
 }
 
 /// What a forecast looks at.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Shape {
     /// How many steps before the target the same phase is, ascending.
     offsets: Vec<usize>,
@@ -141,14 +141,24 @@ impl Forecaster for Spar {
     }
 
     fn fit(&self, series: &Series, seasons: &[usize]) -> Result<Box<dyn Fitted>, ForecastError> {
-        let values = series.fill_gaps().values;
-        let found = values.len();
-        let shape = Shape::of(found, seasons).ok_or(ForecastError::TooShort {
-            model: Shape::NAME,
-            needed: 2 * seasons.first().copied().unwrap_or(0) + 12,
-            found,
-        })?;
-        direct::fit(shape, values, self.horizon)
+        direct::alone(self, series, seasons)
+    }
+
+    fn fit_each(
+        &self,
+        series: &Series,
+        seasons: &[usize],
+        ends: &[usize],
+    ) -> Result<Vec<Box<dyn Fitted>>, ForecastError> {
+        let shape = |end: &usize| {
+            Shape::of(*end, seasons).ok_or(ForecastError::TooShort {
+                model: Shape::NAME,
+                needed: 2 * seasons.first().copied().unwrap_or(0) + 12,
+                found: *end,
+            })
+        };
+        let shapes = ends.iter().map(shape).collect::<Result<Vec<_>, _>>()?;
+        direct::fit_each(&shapes, &series.fill_gaps().values, ends, self.horizon)
     }
 }
 
