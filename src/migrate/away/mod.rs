@@ -21,6 +21,7 @@ pub mod copy;
 pub mod define;
 pub mod ends;
 pub mod link;
+mod pipe;
 pub mod preflight;
 pub mod prepare;
 mod receiver;
