@@ -8,12 +8,13 @@ use crate::catalog::journal::{self, Part, Position};
 use crate::error::{Error, Result};
 use crate::migrate::away::define;
 use crate::migrate::away::ends::{End, Ends, SCHEMA};
+use crate::migrate::away::link::Link;
 use crate::migrate::away::{apply, capture};
 use crate::migrate::copy::{Batch, Batches, next_part, throttle};
 use crate::migrate::definition;
 use crate::migrate::job::Job;
 use crate::migrate::names;
-use crate::pg::{guc, parse, role, spi, txn};
+use crate::pg::{guc, parse, relation, role, spi, txn};
 
 /// The source's file and its size.
 struct File {
@@ -279,6 +280,7 @@ pub fn build_next(job: &Job, ends: &mut Ends, alone: bool) -> Result<bool> {
         }
         (End::There(link), None) => {
             txn::outside(|| link.ask(&analyze))?;
+            txn::run(|| take_over_sizes(job, link, &ends.target_tables))?;
             Ok(false)
         }
         (End::Here(owner), Some(index)) => {
@@ -300,6 +302,27 @@ pub fn build_next(job: &Job, ends: &mut Ends, alone: bool) -> Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// Has the foreign tables know how many rows and pages the tables on the node have, as ANALYZE of them would find out by
+/// fetching every row: for plans of queries, and for whoever looks at the shards.
+fn take_over_sizes(job: &Job, link: &mut Link, tables: &[String]) -> Result<()> {
+    for ((n, _), table) in job.targets().zip(tables) {
+        let size = link.ask(&format!(
+            "SELECT reltuples, relpages FROM pg_catalog.pg_class WHERE oid = {}::pg_catalog.regclass",
+            spi::quote_literal(table)
+        ))?;
+        let (rows, pages) = (size.require::<f64>(0, 0)?, size.require::<i32>(0, 1)?);
+        spi::run(
+            "UPDATE pg_catalog.pg_class SET reltuples = $2, relpages = $3 WHERE oid = $1 AND relkind = 'f'",
+            &[
+                relation::find(&job.target_name(n))?.into(),
+                rows.into(),
+                pages.into(),
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 /// Those of a table on a node are named like it; of one here, like what it will be called.
