@@ -7,6 +7,9 @@
 /// The runs.
 pub(super) const FOLDS: usize = 4;
 
+/// The origins from which on a quarter of them may be left out: three in each run.
+pub(super) const ENOUGH: usize = 3 * FOLDS;
+
 /// The run of one of `count` origins.
 pub(super) fn fold_of(origin: usize, count: usize) -> usize {
     origin * FOLDS / count.max(1)

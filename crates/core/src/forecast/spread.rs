@@ -129,8 +129,13 @@ impl Spread {
         )
     }
 
-    /// What the errors of a run of origins are relative to: learnt from the other runs, one per run.
+    /// What the errors of a run of origins are relative to: learnt from the other runs, one per run. None where so few
+    /// origins were tested that the others would say too little: a model that is fitted anew at each has but a handful.
     pub(super) fn of_folds(&self, tested: &Tested) -> Vec<Self> {
+        let is_known = |errors: &&Vec<f64>| errors.iter().any(|error| !error.is_nan());
+        if tested.errors.iter().filter(is_known).count() < folds::ENOUGH {
+            return Vec::new();
+        }
         let without = |fold| Self::with(tested, &folds::without(&tested.weights, fold), self.power);
         (0..FOLDS).map(without).collect()
     }
@@ -297,6 +302,19 @@ mod tests {
         let spread = Spread::of(&tested);
         assert!(spread.at(3, 603, 1.0) > 4.0 * spread.at(3, 609, 1.0));
         assert!(spread.at(20, 603, 1.0) > 2.5 * spread.at(1, 603, 1.0));
+    }
+
+    #[test]
+    fn a_handful_of_origins_is_not_divided() {
+        let tested = |known: usize| {
+            let errors = |origin| vec![if origin < known { 1.0 } else { f64::NAN }; 5];
+            Tested::evenly((0..40).map(errors).collect(), 0)
+        };
+        let folds = |known| {
+            let tested = tested(known);
+            Spread::of(&tested).of_folds(&tested).len()
+        };
+        assert_eq!((folds(4), folds(40)), (0, FOLDS));
     }
 
     #[test]
