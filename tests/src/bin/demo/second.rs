@@ -15,7 +15,7 @@ use crate::pages::shard_name;
 use crate::text::{bar, grouped, headline, paragraph};
 use crate::trace::{DAY, HOUR, NODE_CAPACITY, PAST_DAYS, SECOND, Trace, clock};
 use crate::verdict::Verdict;
-use crate::{Result, instant_of, next_hour};
+use crate::{CLEANED_WITHIN, Result, instant_of, next_hour};
 
 /// The hours of the day that are played; repart acts from the third one on.
 const FROM: i64 = 4;
@@ -27,9 +27,6 @@ const LINE: i64 = 2;
 
 /// How often repart's views are looked at.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// What migrations leave is gone by then.
-const CLEANED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Plays it; whether everything that is checked at the end holds.
 pub fn play() -> Result<bool> {
