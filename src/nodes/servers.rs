@@ -10,11 +10,19 @@ use crate::pg::{guc, spi};
 use crate::settings;
 
 /// The function that a node needs for routing copies.
-pub const NOTE: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.repart_note_switch'
-  FROM pg_catalog.pg_extension e
-  JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-  JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = 'repart_note_switch'
- WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')";
+pub const NOTE: &str = "repart_note_switch";
+
+/// Asks a node for the name of a function of repart, as SQL writes it there: no row where it is missing or may not be
+/// called.
+pub fn function(name: &str) -> String {
+    format!(
+        "SELECT pg_catalog.quote_ident(n.nspname) || '.{name}'
+           FROM pg_catalog.pg_extension e
+           JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+           JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = '{name}'
+          WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')"
+    )
+}
 
 /// What a foreign server of a node is to lead to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,8 +37,6 @@ pub enum Goal<'a> {
 pub struct Asked {
     node: String,
     connection: Connection,
-    /// The function that notes a switch there, as SQL writes it.
-    pub function: String,
 }
 
 impl Asked {
@@ -41,14 +47,13 @@ impl Asked {
         let mut asked = Self {
             node: node.name.clone(),
             connection: connect::begin(&label, &conninfo, settings::node_timeout())?,
-            function: String::new(),
         };
-        asked.function = asked
-            .ask(NOTE)?
+        let note: String = asked
+            .ask(&function(NOTE))?
             .get(0, 0)
             .ok_or_else(|| without_repart(&node.name))?;
         // Fails where the library is not preloaded.
-        asked.ask(&format!("SELECT {}('{{}}')", asked.function))?;
+        asked.ask(&format!("SELECT {note}('{{}}')"))?;
         Ok(asked)
     }
 

@@ -10,6 +10,7 @@ use crate::migrate::away::pipe::{format, pipe};
 use crate::migrate::job::Job;
 use crate::migrate::names;
 use crate::migrate::routing::Handover;
+use crate::nodes::servers;
 use crate::pg::rows::Format;
 use crate::pg::writeback::Length;
 use crate::pg::{guc, relation, role, spi};
@@ -17,14 +18,6 @@ use pgrx::pg_sys;
 
 /// The schema on nodes.
 pub const SCHEMA: &str = "repart_shards";
-
-/// The name of `repart_write_back` on a node, if it is there and may be called.
-const WRITE_BACK: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.repart_write_back'
-  FROM pg_catalog.pg_extension e
-  JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-  JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = 'repart_write_back'
- WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
-   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')";
 
 /// One end.
 pub enum End {
@@ -201,7 +194,9 @@ impl Ends {
         };
         ends.timelines = ends.require_same_servers(job)?;
         if let End::There(link) = &mut ends.target {
-            ends.write_back = link.value(WRITE_BACK)?;
+            let question = servers::function("repart_write_back")
+                + " AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')";
+            ends.write_back = link.value(&question)?;
         }
         Ok(ends)
     }
