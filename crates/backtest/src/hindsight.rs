@@ -34,10 +34,16 @@ fn around(values: &[f64], at: usize, reach: usize) -> Option<f64> {
     let near = near
         .skip(at.saturating_sub(reach))
         .filter(|(i, v)| *i != at && v.is_finite());
-    let mut near: Vec<f64> = near.map(|(_, value)| *value).collect();
-    near.sort_by(f64::total_cmp);
-    let middle = near.len() / 2;
-    let (low, high) = (near.get(near.len().checked_sub(1)? / 2)?, near.get(middle)?);
+    median(near.map(|(_, value)| *value).collect())
+}
+
+/// The median; of an even number the mean of both in the middle. `None` of nothing.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (
+        values.get(values.len().checked_sub(1)? / 2)?,
+        values.get(values.len() / 2)?,
+    );
     Some((low + high) / 2.0)
 }
 

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod fleet;
 pub mod hindsight;
 pub mod m4;
+pub mod references;
 pub mod report;
 pub mod rolling;
 pub mod score;

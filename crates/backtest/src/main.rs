@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use repart_backtest::{
     Error,
     arguments::{Arguments, Part},
-    fleet, hindsight, m4,
+    fleet, m4, references,
     report::{self, Evaluated},
     rolling::{self, Task},
     trace,
@@ -41,13 +41,16 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             continue;
         };
         report::print_trace(&trace, &task);
-        let scores = rolling::evaluate(&trace, &task, arguments);
+        let runs = rolling::run(&trace, &task, arguments);
+        let scores = rolling::scores(&trace, &task, &runs);
         report::print_scores(&scores);
-        report::print_hindsight(&hindsight::errors(&trace, &task), &scores);
+        let references = references::of(&trace, &task, &runs);
+        report::print_references(&references, &scores);
         all.push(Evaluated {
             name: trace.name,
             task,
             scores,
+            references,
         });
     }
     report::print_summary(&all);

@@ -5,6 +5,7 @@ use repart_core::forecast::Model;
 use crate::{
     fleet::Fleet,
     m4,
+    references::Reference,
     rolling::{Scores, Task},
     score::{Score, geometric_mean},
     trace::Trace,
@@ -18,6 +19,8 @@ pub struct Evaluated {
     pub task: Task,
     /// Per model.
     pub scores: Scores,
+    /// What else to compare with; the same for every trace.
+    pub references: Vec<Reference>,
 }
 
 /// Prints what is known of a trace before it is forecast.
@@ -62,20 +65,29 @@ pub fn print_scores(scores: &Scores) {
     }
 }
 
-/// Prints how far a curve is off that was drawn afterwards: see [`crate::hindsight`].
-pub fn print_hindsight(errors: &[f64], scores: &Scores) {
+/// Prints a row per reference: see [`crate::references`].
+pub fn print_references(references: &[Reference], scores: &Scores) {
     let Some((_, naive)) = scores.first() else {
         return;
     };
-    let pairs = || errors.iter().zip(&naive.by_horizon);
-    let mut line = format!("{:<16}", "in hindsight");
-    for (error, sums) in pairs() {
-        line += &format!(" {:>9.2}", 100.0 * error / sums.measured);
+    for reference in references {
+        let mut line = format!("{:<16}", reference.name);
+        for (error, sums) in reference.errors.iter().zip(&naive.by_horizon) {
+            line += &format!(" {:>9.2}", 100.0 * error / sums.measured);
+        }
+        for value in reference.relative(naive) {
+            line += &format!(" {value:>9.3}");
+        }
+        println!("{line}");
     }
-    for (error, sums) in pairs() {
-        line += &format!(" {:>9.3}", error / sums.errors);
+}
+
+impl Reference {
+    /// WAPE relative to that of seasonal naive, per horizon.
+    fn relative(&self, naive: &Score) -> impl Iterator<Item = f64> {
+        let pairs = self.errors.iter().zip(&naive.by_horizon);
+        pairs.map(|(error, sums)| error / sums.errors)
     }
-    println!("{line}");
 }
 
 /// WAPE and pinball of a model relative to those of seasonal naive, per horizon.
@@ -145,7 +157,28 @@ pub fn print_summary(all: &[Evaluated]) {
             .collect();
         println!("{}", summary_row(name, &of_all));
     }
+    for (index, reference) in first.references.iter().enumerate() {
+        let relative = |one: &&Evaluated, horizon: usize| {
+            let (_, naive) = one.scores.first()?;
+            one.references.get(index)?.relative(naive).nth(horizon)
+        };
+        print_wapes(reference.name, &daily, relative);
+    }
     print_best(&daily);
+}
+
+/// Prints a row of geometric means of relative WAPEs alone.
+fn print_wapes(
+    name: &str,
+    daily: &[&Evaluated],
+    relative: impl Fn(&&Evaluated, usize) -> Option<f64>,
+) {
+    let mut line = format!("{name:<16}");
+    for horizon in 0..3 {
+        let of_all = daily.iter().filter_map(|one| relative(one, horizon));
+        line += &format!(" {:>9.3}", geometric_mean(of_all));
+    }
+    println!("{line}");
 }
 
 /// Prints how well one would do who knew for each trace and horizon which model but `auto` is the best there.
@@ -159,12 +192,7 @@ fn print_best(daily: &[&Evaluated]) {
         let wapes = single.filter_map(|(_, score)| relative(score, naive)[0].get(horizon).copied());
         Some(wapes.fold(f64::INFINITY, f64::min))
     };
-    let mut line = format!("{:<16}", "best of each");
-    for horizon in 0..3 {
-        let of_all = daily.iter().filter_map(|one| best(one, horizon));
-        line += &format!(" {:>9.3}", geometric_mean(of_all));
-    }
-    println!("{line}");
+    print_wapes("best of each", daily, best);
 }
 
 fn summary_row(name: &str, of_all: &[(&Score, &Score)]) -> String {

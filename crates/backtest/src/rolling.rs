@@ -1,6 +1,6 @@
 //! The rolling origin.
 
-use repart_core::forecast::{self, Model, Options, Season};
+use repart_core::forecast::{self, Forecast, Model, Options, Season};
 use repart_core::series::Series;
 
 use crate::{
@@ -53,6 +53,11 @@ impl Task {
             names,
         })
     }
+
+    /// The longest horizon.
+    fn longest(&self) -> usize {
+        self.horizons.last().copied().unwrap_or(1)
+    }
 }
 
 /// The origins in a part of a trace, spread evenly over it and over the times of day.
@@ -70,8 +75,26 @@ fn origins(count: usize, horizon: usize, arguments: &Arguments) -> Option<Vec<us
     Some(all)
 }
 
+/// What a model made of a trace.
+pub struct Run {
+    /// The name of the row.
+    pub name: String,
+    /// The model.
+    pub model: Model,
+    /// Per origin its forecast, and how long that took, ms; `None` where there was none.
+    pub made: Vec<Option<(Forecast, f64)>>,
+}
+
+impl Run {
+    /// The point forecast from an origin, by its number.
+    pub fn median(&self, origin: usize) -> Option<&[f64]> {
+        let (made, _) = self.made.get(origin)?.as_ref()?;
+        Some(&made.q50)
+    }
+}
+
 /// Forecasts a trace with every model at every origin.
-pub fn evaluate(trace: &Trace, task: &Task, arguments: &Arguments) -> Scores {
+pub fn run(trace: &Trace, task: &Task, arguments: &Arguments) -> Vec<Run> {
     let naive = Season::Steps(task.season);
     let season = arguments.season.map_or(Season::Auto, Season::Steps);
     let mut rows = vec![("naive (day)".to_owned(), Model::SeasonalNaive, naive)];
@@ -84,37 +107,49 @@ pub fn evaluate(trace: &Trace, task: &Task, arguments: &Arguments) -> Scores {
     }
     let models = arguments.models.iter();
     rows.extend(models.map(|model| (model.to_string(), *model, season)));
-    rows.into_iter()
-        .map(|(name, model, season)| (name, score(trace, task, model, season)))
-        .collect()
+    let run = |(name, model, season)| Run {
+        name,
+        model,
+        made: forecasts(trace, task, model, season),
+    };
+    rows.into_iter().map(run).collect()
 }
 
-fn score(trace: &Trace, task: &Task, model: Model, season: Season) -> Score {
-    let horizon = task.horizons.last().copied().unwrap_or(1);
+/// A model's forecast from each origin.
+fn forecasts(
+    trace: &Trace,
+    task: &Task,
+    model: Model,
+    season: Season,
+) -> Vec<Option<(Forecast, f64)>> {
     let options = Options {
-        horizon,
+        horizon: task.longest(),
         season,
         model,
     };
-    let mut score = Score::new(task.horizons.len());
-    for origin in &task.origins {
+    let forecast = |origin: &usize| {
         let past = Series {
-            values: trace.series.values.iter().take(*origin).copied().collect(),
+            values: trace.steps_from(0, *origin).to_vec(),
             ..trace.series.clone()
         };
-        let measured: Vec<f64> = trace
-            .series
-            .values
-            .iter()
-            .skip(*origin)
-            .take(horizon)
-            .copied()
-            .collect();
         let clock = Clock::start();
-        let Ok(made) = forecast::forecast(&past, &options) else {
-            continue;
-        };
-        score.add(&made, &measured, &task.horizons, clock.millis());
-    }
-    score
+        let made = forecast::forecast(&past, &options).ok()?;
+        Some((made, clock.millis()))
+    };
+    task.origins.iter().map(forecast).collect()
+}
+
+/// How each model did.
+pub fn scores(trace: &Trace, task: &Task, runs: &[Run]) -> Scores {
+    let score = |run: &Run| {
+        let mut score = Score::new(task.horizons.len());
+        for (origin, made) in task.origins.iter().zip(&run.made) {
+            if let Some((made, millis)) = made {
+                let measured = trace.steps_from(*origin, task.longest());
+                score.add(made, measured, &task.horizons, *millis);
+            }
+        }
+        (run.name.clone(), score)
+    };
+    runs.iter().map(score).collect()
 }

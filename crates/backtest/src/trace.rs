@@ -33,6 +33,13 @@ impl Trace {
             .flatten()
             .filter(|steps| *steps > 0)
     }
+
+    /// So many values from an index on, fewer at the end.
+    pub fn steps_from(&self, from: usize, count: usize) -> &[f64] {
+        let values = &self.series.values;
+        let to = from.saturating_add(count).min(values.len());
+        values.get(from..to).unwrap_or_default()
+    }
 }
 
 /// Reads a trace. Its step is the median spacing of its times, at least `coarsest_fine` µs (finer traces are

@@ -7,7 +7,8 @@ use std::f64::consts::TAU;
 use std::fmt::Write;
 
 use repart_backtest::arguments::Arguments;
-use repart_backtest::rolling::{Scores, Task, evaluate};
+use repart_backtest::references;
+use repart_backtest::rolling::{self, Scores, Task};
 use repart_backtest::{report, trace};
 
 /// Uniform noise in [0, 1): splitmix64.
@@ -41,8 +42,20 @@ fn scores(name: &str, load: impl Fn(usize) -> f64) -> Scores {
     std::fs::remove_dir_all(&folder).unwrap();
     let task = Task::of(&trace, &arguments).unwrap();
     report::print_trace(&trace, &task);
-    let scores = evaluate(&trace, &task, &arguments);
+    let runs = rolling::run(&trace, &task, &arguments);
+    let scores = rolling::scores(&trace, &task, &runs);
     report::print_scores(&scores);
+    let references = references::of(&trace, &task, &runs);
+    report::print_references(&references, &scores);
+    let names: Vec<&str> = references.iter().map(|r| r.name).collect();
+    assert_eq!(
+        names,
+        ["median of them", "auto, level told", "in hindsight"]
+    );
+    let auto = row(&scores, "auto").by_horizon.iter();
+    for (told, auto) in references[1].errors.iter().zip(auto) {
+        assert!(*told <= auto.errors, "who is told the level errs less");
+    }
     scores
 }
 

@@ -10,8 +10,9 @@ use super::{
     spread::Tested,
 };
 
-/// A model whose loss exceeds that of the best by this factor is left out.
-const CUT: f64 = 1.4;
+/// The usual errors of the reference that an error counts as, at most: bursts that nothing foresaw would drown what
+/// models differ in.
+const MAX_ERROR: f64 = 10.0;
 
 /// The power of the loss that weights fall with.
 const POWER: f64 = 4.0;
@@ -161,13 +162,7 @@ fn normalised(losses: &[f64]) -> Vec<f64> {
         .copied()
         .fold(f64::INFINITY, f64::min)
         .max(1e-9);
-    let raw = |loss: &f64| {
-        if *loss <= CUT * best {
-            (best / loss.max(best)).powf(POWER)
-        } else {
-            0.0
-        }
-    };
+    let raw = |loss: &f64| (best / loss.max(best)).powf(POWER);
     let raw: Vec<f64> = losses.iter().map(raw).collect();
     let total: f64 = raw.iter().sum();
     let kept: Vec<f64> = raw
@@ -194,13 +189,15 @@ fn only_the_first(count: usize) -> Vec<f64> {
         .collect()
 }
 
-/// The mean absolute error around each step, relative to that of the reference at the same origins.
+/// The mean absolute error around each step, relative to that of the reference at the same origins. Errors are cut to
+/// so many times the usual one.
 fn relative_losses(
     backtest: &Backtest,
     reference: &Backtest,
     origin_weights: &[f64],
     horizon: usize,
 ) -> Vec<f64> {
+    let most = MAX_ERROR * usual_error(reference);
     let mut sums = vec![(0.0, 0.0); horizon + 1];
     let pairs = backtest
         .errors
@@ -210,8 +207,8 @@ fn relative_losses(
     for ((errors, others), weight) in pairs {
         let steps = sums.iter_mut().skip(1).zip(errors.iter().zip(others));
         for (slot, (error, other)) in steps.filter(|(_, (e, o))| !e.is_nan() && !o.is_nan()) {
-            slot.0 += weight * error.abs();
-            slot.1 += weight * other.abs();
+            slot.0 += weight * error.abs().min(most);
+            slot.1 += weight * other.abs().min(most);
         }
     }
     let mut before = (0.0, 0.0);
@@ -227,6 +224,22 @@ fn relative_losses(
         (to.0 - from.0 + super::skill::NEGLIGIBLE) / (to.1 - from.1 + super::skill::NEGLIGIBLE)
     };
     (0..horizon).map(around).collect()
+}
+
+/// The median absolute error; infinite where it says nothing, because most values are forecast without any.
+fn usual_error(backtest: &Backtest) -> f64 {
+    let errors = backtest.errors.iter().flatten().map(|error| error.abs());
+    let mut errors: Vec<f64> = errors.filter(|error| !error.is_nan()).collect();
+    let middle = errors.len() / 2;
+    if middle >= errors.len() {
+        return f64::INFINITY;
+    }
+    let (_, usual, _) = errors.select_nth_unstable_by(middle, f64::total_cmp);
+    if *usual > super::skill::NEGLIGIBLE {
+        *usual
+    } else {
+        f64::INFINITY
+    }
 }
 
 /// The errors with what is needed to calibrate quantiles on them.
@@ -275,6 +288,24 @@ mod tests {
         let members = [naive, member("near", 10.0, &near)];
         let combined = combine(&members, &[1.0; 5]);
         assert_eq!((combined.points[0], combined.points[63]), (10.0, 0.0));
+    }
+
+    #[test]
+    fn a_burst_that_no_model_foresaw_does_not_make_them_alike() {
+        let errors = |usual: f64, burst: f64| {
+            let at = |step| if step == 20 { burst } else { usual };
+            (0..64).map(at).collect::<Vec<f64>>()
+        };
+        let good = member("good", 10.0, &errors(0.1, 900.0));
+        let bad = member("bad", 0.0, &errors(1.0, 899.0));
+        let naive = member("naive", 0.0, &errors(1.0, 900.0));
+        let combined = combine(&[naive, bad, good], &[1.0; 5]);
+        let least = combined
+            .points
+            .iter()
+            .copied()
+            .fold(f64::INFINITY, f64::min);
+        assert!(least > 8.5, "{:?}", combined.points);
     }
 
     #[test]
