@@ -97,28 +97,40 @@ pub(super) fn fit_each<L: Look + Clone + PartialEq + 'static>(
     horizon: usize,
 ) -> Result<Vec<Box<dyn Fitted>>, ForecastError> {
     let (scale, logs) = Logarithm::of(values, L::NAME)?;
-    let mut fitted: Vec<Box<dyn Fitted>> = Vec::with_capacity(ends.len());
-    for group in looks.chunk_by(|a, b| a == b) {
-        let Some(look) = group.first() else { break };
-        let ends: Vec<usize> = ends
-            .iter()
-            .skip(fitted.len())
-            .take(group.len())
-            .copied()
-            .collect();
+    by_look(looks, ends, |look, ends| {
         let seen = |end: usize| logs.get(..end).unwrap_or(&logs);
         let features = look.at(seen(ends.last().copied().unwrap_or(0)));
-        let knot = |ahead: usize| coefficients(&logs, &features, ahead, &ends, L::PASSES);
+        let knot = |ahead: usize| coefficients(&logs, &features, ahead, ends, L::PASSES);
         let knots = Knots::fit(look.direct().min(horizon), ends.len(), knot);
         let knots = knots.ok_or_else(|| ForecastError::does_not_fit(L::NAME, NO_SOLUTION))?;
-        for (knots, end) in knots.into_iter().zip(ends) {
-            fitted.push(Box::new(Direct {
+        let fitted = knots.into_iter().zip(ends).map(|(knots, end)| {
+            let fitted = Direct {
                 knots,
                 look: look.clone(),
-                scale: scale.having_seen(seen(end)),
-                values: values.get(..end).unwrap_or(values).to_vec(),
-            }));
-        }
+                scale: scale.having_seen(seen(*end)),
+                values: values.get(..*end).unwrap_or(values).to_vec(),
+            };
+            Box::new(fitted) as Box<dyn Fitted>
+        });
+        Ok(fitted.collect())
+    })
+}
+
+/// The fits of each end, in order: those that look at the same are made together by `fit`.
+pub(super) fn by_look<L: PartialEq>(
+    looks: &[L],
+    ends: &[usize],
+    fit: impl Fn(&L, &[usize]) -> Result<Vec<Box<dyn Fitted>>, ForecastError>,
+) -> Result<Vec<Box<dyn Fitted>>, ForecastError> {
+    let mut fitted = Vec::with_capacity(ends.len());
+    let mut rest = ends;
+    for group in looks.chunk_by(|a, b| a == b) {
+        let (Some(look), Some((ends, later))) = (group.first(), rest.split_at_checked(group.len()))
+        else {
+            break;
+        };
+        rest = later;
+        fitted.extend(fit(look, ends)?);
     }
     Ok(fitted)
 }

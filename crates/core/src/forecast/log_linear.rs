@@ -68,22 +68,20 @@ impl Forecaster for LogLinear {
         });
         let all_lags = all_lags.collect::<Result<Vec<_>, _>>()?;
         let (scale, logs) = Logarithm::of(&values, NAME)?;
-        let mut fitted: Vec<Box<dyn Fitted>> = Vec::with_capacity(ends.len());
-        for lags in all_lags.chunk_by(|a, b| a == b) {
-            let ends = ends.iter().skip(fitted.len()).take(lags.len());
-            let lags = lags.first().cloned().unwrap_or_default();
-            let found = regress(&logs, &lags, &ends.clone().copied().collect::<Vec<_>>());
+        direct::by_look(&all_lags, ends, |lags, ends| {
             let no_solution = || ForecastError::does_not_fit(NAME, direct::NO_SOLUTION);
-            for (coefficients, end) in found.ok_or_else(no_solution)?.into_iter().zip(ends) {
-                fitted.push(Box::new(FittedLogLinear {
+            let found = regress(&logs, lags, ends).ok_or_else(no_solution)?;
+            let fitted = found.into_iter().zip(ends).map(|(coefficients, end)| {
+                let fitted = FittedLogLinear {
                     lags: lags.clone(),
                     coefficients,
                     scale: scale.having_seen(logs.get(..*end).unwrap_or(&logs)),
                     values: values.get(..*end).unwrap_or(&values).to_vec(),
-                }));
-            }
-        }
-        Ok(fitted)
+                };
+                Box::new(fitted) as Box<dyn Fitted>
+            });
+            Ok(fitted.collect())
+        })
     }
 }
 
