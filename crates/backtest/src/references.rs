@@ -41,10 +41,16 @@ pub fn of(trace: &Trace, task: &Task, runs: &[Run]) -> Vec<Reference> {
     median.into_iter().chain(level).chain([drawn]).collect()
 }
 
-/// The errors of the median of all models but `auto`, at each step: what it was made of in the study that the figures to
-/// reach come from. `None` of too few.
+/// The errors of the median, at each step, of seasonal naive by day and by week and of all other models but `auto`: with
+/// four others, the ensemble of the study that the figures to reach come from. `None` of too few.
 fn median_of(trace: &Trace, task: &Task, runs: &[Run]) -> Option<Vec<f64>> {
-    let others: Vec<&Run> = runs.iter().filter(|r| r.model != Model::Auto).collect();
+    // Seasonal naive by the best season is that by day or by week once more.
+    let is_left_out = |run: &Run| {
+        [Model::Auto, Model::SeasonalNaive]
+            .map(Model::name)
+            .contains(&run.name.as_str())
+    };
+    let others: Vec<&Run> = runs.iter().filter(|run| !is_left_out(run)).collect();
     let median = |origin: usize, horizon: usize| {
         let curves: Vec<&[f64]> = others.iter().filter_map(|r| r.median(origin)).collect();
         let step = |step: usize| {
