@@ -4,25 +4,13 @@ use std::time::Instant;
 
 use crate::catalog::nodes;
 use crate::error::{Error, Result};
-use crate::nodes::connect;
+use crate::nodes::{connect, facts};
 use crate::pg::libpq::{self, Answer, Connection};
 use crate::pg::{guc, spi};
 use crate::settings;
 
 /// The function that a node needs for routing copies.
 pub const NOTE: &str = "repart_note_switch";
-
-/// Asks a node for the name of a function of repart, as SQL writes it there: no row where it is missing or may not be
-/// called.
-pub fn function(name: &str) -> String {
-    format!(
-        "SELECT pg_catalog.quote_ident(n.nspname) || '.{name}'
-           FROM pg_catalog.pg_extension e
-           JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-           JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = '{name}'
-          WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')"
-    )
-}
 
 /// What a foreign server of a node is to lead to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +37,7 @@ impl Asked {
             connection: connect::begin(&label, &conninfo, settings::node_timeout())?,
         };
         let note: String = asked
-            .ask(&function(NOTE))?
+            .ask(&facts::functions([NOTE]))?
             .get(0, 0)
             .ok_or_else(|| without_repart(&node.name))?;
         // Fails where the library is not preloaded.
