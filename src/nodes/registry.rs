@@ -33,7 +33,9 @@ pub fn add(node: &Node) -> Result<()> {
     let checked = check::check(node)?;
     require_nothing_open_elsewhere(node, &checked.facts)?;
     if let Some(server) = &node.coordinator {
-        Asked::open(node)?.require_server(server, Goal::Here)?;
+        let mut asked = Asked::open(node)?;
+        asked.require_note()?;
+        asked.require_server(server, Goal::Here)?;
     }
     nodes::upsert(node)?;
     nodes::note_seen(&node.name, &checked.facts)?;
