@@ -17,8 +17,8 @@ const SLOW: [&str; 3] = [
 
 const ROWS: i64 = 30_000;
 
-/// Begins to copy a shard to a node.
-fn move_slowly(session: &mut Session, node: &str) -> i64 {
+/// Makes a table that takes long to copy, and a node.
+fn create_table(session: &mut Session, node: &str) {
     session.run(&format!(
         "CREATE TABLE large (id bigint, filling text) PARTITION BY RANGE (id);
          ALTER TABLE large ALTER filling SET STORAGE PLAIN;
@@ -28,9 +28,13 @@ fn move_slowly(session: &mut Session, node: &str) -> i64 {
          SELECT repart_add_node('{node}');
          SELECT repart_manage('large')"
     ));
+}
+
+/// Begins to copy the table to a node.
+fn move_slowly(session: &mut Session, node: &str) -> i64 {
     let id = session.queue(&format!("repart_move('large1', node => '{node}')"));
     session.wait_until(
-        "SELECT coalesce(bool_or(rows_done > 0), false) FROM repart.migrations",
+        &format!("SELECT rows_done > 0 FROM repart.migrations WHERE id = {id}"),
         LONG,
     );
     id
@@ -64,6 +68,22 @@ fn measured(session: &mut Session, node: &str, cpu: f64) {
     ));
 }
 
+/// Has a node pretend to be a machine of its own, of two processors, of which a tenth works.
+fn pretend_to_be_a_machine(node: &Cluster) {
+    node.connect("postgres")
+        .batch_execute(&format!(
+            "CREATE TABLE public.machine (busy float8, since float8, share float8);
+             INSERT INTO public.machine VALUES (1000, {NOW}, 0.1)"
+        ))
+        .unwrap();
+    pretend(
+        node,
+        &format!("SELECT 2, 2 * {NOW}, busy + 2 * share * ({NOW} - since)"),
+    );
+}
+
+const NOW: &str = "extract(epoch FROM clock_timestamp())::float8";
+
 /// Has the function that tells what a machine does say this instead.
 fn pretend(node: &Cluster, counters: &str) {
     let pretended = format!(
@@ -81,26 +101,15 @@ fn pretend(node: &Cluster, counters: &str) {
 fn a_mover_follows_the_load_of_a_node_by_what_the_node_says_itself() {
     let fleet = Fleet::start(&SLOW);
     let mut session = fleet.session();
+    pretend_to_be_a_machine(&fleet.north);
     let mut north = fleet.north.connect("postgres");
-    // Another machine, of two processors, a tenth of which works.
-    north
-        .batch_execute(
-            "CREATE TABLE public.machine (busy float8, since float8, share float8);
-             INSERT INTO public.machine VALUES (1000, extract(epoch FROM clock_timestamp()), 0.1)",
-        )
-        .unwrap();
-    pretend(
-        &fleet.north,
-        "SELECT 2, 2 * extract(epoch FROM clock_timestamp())::float8,
-                busy + 2 * share * (extract(epoch FROM clock_timestamp())::float8 - since)",
-    );
     let mut set_load = |share: f64| {
-        let now = "extract(epoch FROM clock_timestamp())::float8";
         let sql = format!(
-            "UPDATE public.machine SET busy = busy + 2 * share * ({now} - since), since = {now}, share = {share}"
+            "UPDATE public.machine SET busy = busy + 2 * share * ({NOW} - since), since = {NOW}, share = {share}"
         );
         north.batch_execute(&sql).unwrap();
     };
+    create_table(&mut session, "north");
     let id = move_slowly(&mut session, "north");
     wait_until_it_gives_way(&mut session, "north", false);
     for _ in 0..2 {
@@ -122,6 +131,7 @@ fn a_mover_follows_the_load_of_a_node_by_what_the_node_says_itself() {
 
 fn goes_by_samples(fleet: &Fleet, node: &str) {
     let mut session = fleet.session();
+    create_table(&mut session, node);
     let id = move_slowly(&mut session, node);
     for _ in 0..2 {
         measured(&mut session, node, 0.95);
@@ -148,4 +158,33 @@ fn a_mover_goes_by_the_last_sample_of_a_node_with_an_older_repart() {
         )
         .unwrap();
     goes_by_samples(&fleet, "north");
+}
+
+/// Whoever waits for an answer of the node, which nobody needs, must not be stuck with it.
+#[test]
+fn a_mover_that_asks_a_node_can_be_cancelled_and_goes_on_when_the_node_is_restarted() {
+    let fleet = Fleet::start(&SLOW);
+    let mut session = fleet.session();
+    pretend_to_be_a_machine(&fleet.north);
+    create_table(&mut session, "north");
+    let keep_waiting = || {
+        let mut north = Session::open(&fleet.north, "postgres");
+        north.run("BEGIN; LOCK TABLE public.machine");
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'public.machine'::regclass)";
+        north.wait_until(waits, LONG);
+        north
+    };
+    let id = move_slowly(&mut session, "north");
+    let north = keep_waiting();
+    session.run(&format!("SELECT repart_cancel({id})"));
+    assert_eq!(session.wait_ended(id).state, "cancelled");
+    drop(north);
+    fleet.wait_settled(&mut session, (0, 0));
+
+    let id = move_slowly(&mut session, "north");
+    let north = keep_waiting();
+    fleet.north.kill_postmaster_and_start();
+    drop(north);
+    finish(&mut session, id);
+    fleet.wait_settled(&mut session, (1, 0));
 }
