@@ -56,10 +56,10 @@ struct Node {
 
 /// What a look at a node finds.
 enum Seen {
-    /// Its machine's counters.
-    Counted(Counters, Usage),
-    /// What its last sample says, if there is one.
-    Sampled(Option<Usage>),
+    /// Its machine's counters, and whether it is short of memory.
+    Counted(Counters, bool),
+    /// What its last sample says; as good as nothing if there is none.
+    Sampled(Usage),
 }
 
 impl Server {
@@ -68,15 +68,14 @@ impl Server {
             .is_none_or(|looked| looked.elapsed() >= interval)
     }
 
-    /// Takes note of its counters; `more` is what they do not say.
-    fn observe(&mut self, now: Option<Counters>, more: Usage) {
+    /// Takes note of its counters, and of whether it has no headroom for another reason.
+    fn observe(&mut self, now: Option<Counters>, is_short: bool) {
         let usage = now
             .zip(self.last)
             .and_then(|(now, last)| now.since(&last, self.worked.as_secs_f64()));
         if let Some(usage) = usage {
-            let is_short = more.is_short;
-            self.duty
-                .observe(Usage { is_short, ..usage }, settings::headroom());
+            let usage = Usage { is_short, ..usage };
+            self.duty.observe(usage, settings::headroom());
         }
         self.begin(now);
     }
@@ -126,8 +125,8 @@ impl Pace {
         std::iter::once(&self.here).chain(nodes.map(|node| &node.server))
     }
 
-    /// How long to rest after so much work on a migration. Nothing where neither the system tells what its processors do nor the
-    /// migration has other nodes. Outside of a transaction, here and on the nodes.
+    /// How long to rest after so much work on a migration: nothing where no system tells what its processors do. Outside of
+    /// a transaction, here and on the nodes.
     pub fn rest_after(
         &mut self,
         worked: Duration,
@@ -153,52 +152,62 @@ impl Pace {
     }
 
     fn look(&mut self, links: &mut Links, migration: i64) -> Result<()> {
-        if self.nodes.is_none() {
-            self.nodes = self.find_nodes();
-        }
-        let mut nodes = self.nodes.take();
-        let mut now = read(self.began);
-        let mut neighbours = 0;
-        for node in nodes.iter_mut().flatten() {
-            let interval = if node.is_here { LOOK } else { LOOK_AT_NODE };
-            if !node.server.is_due(interval) {
-                continue;
-            }
-            match self.look_at(&node.name, links, migration)? {
-                Seen::Counted(counters, more) => {
-                    let after = now.and_then(|_| read(self.began));
-                    node.is_here = now
-                        .zip(after)
-                        .is_some_and(|(now, after)| counters.is_between(&now, &after));
-                    if node.is_here {
-                        node.server = Server::default();
-                        node.server.begin(None);
-                        neighbours += 1;
-                        now = now.map(|now| Counters {
-                            own: now.own + counters.own,
-                            ..now
-                        });
-                    } else {
-                        node.server.observe(Some(counters), more);
-                    }
-                }
-                Seen::Sampled(usage) => {
-                    node.is_here = false;
-                    if let Some(usage) = usage {
-                        node.server.duty.observe(usage, settings::headroom());
-                    }
-                    node.server.begin(None);
-                }
-            }
-        }
+        let mut nodes = match self.nodes.take() {
+            Some(nodes) => Some(nodes),
+            None => self.find_nodes(),
+        };
+        let seen = self.look_around(nodes.iter_mut().flatten(), links, migration);
         self.nodes = nodes;
+        let (now, neighbours) = seen?;
         if neighbours != self.neighbours {
             // What they worked so far is not what they worked since.
             self.neighbours = neighbours;
             self.here.last = None;
         }
-        self.here.observe(now, Usage::default());
+        self.here.observe(now, false);
         Ok(())
+    }
+
+    /// Looks at nodes as often as each needs it. The counters of this machine, with the work of those sessions that are on
+    /// nodes here, and how many such nodes there are.
+    fn look_around<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a mut Node>,
+        links: &mut Links,
+        migration: i64,
+    ) -> Result<(Option<Counters>, usize)> {
+        let mut now = read(self.began);
+        let mut neighbours = 0;
+        for node in nodes {
+            let interval = if node.is_here { LOOK } else { LOOK_AT_NODE };
+            if !node.server.is_due(interval) {
+                continue;
+            }
+            let seen = self.look_at(&node.name, links, migration)?;
+            let after = now.and_then(|_| read(self.began));
+            match (seen, now, after) {
+                (Seen::Counted(there, _), Some(before), Some(after))
+                    if there.is_between(&before, &after) =>
+                {
+                    node.is_here = true;
+                    node.server = Server::default();
+                    node.server.begin(None);
+                    neighbours += 1;
+                    let own = before.own + there.own;
+                    now = Some(Counters { own, ..before });
+                }
+                (Seen::Counted(there, is_short), ..) => {
+                    node.is_here = false;
+                    node.server.observe(Some(there), is_short);
+                }
+                (Seen::Sampled(usage), ..) => {
+                    node.is_here = false;
+                    node.server.duty.observe(usage, settings::headroom());
+                    node.server.begin(None);
+                }
+            }
+        }
+        Ok((now, neighbours))
     }
 
     fn find_nodes(&self) -> Option<Vec<Node>> {
@@ -216,35 +225,28 @@ impl Pace {
     fn look_at(&self, node: &str, links: &mut Links, migration: i64) -> Result<Seen> {
         let asked = txn::outside(|| links.usage_of(migration, node))?;
         let counted = asked.and_then(|(usage, own)| {
-            Some(Seen::Counted(
-                Counters {
-                    at: self.began.elapsed().as_secs_f64(),
-                    all: usage.cpu_seconds?,
-                    busy: usage.cpu_busy_seconds?,
-                    own,
-                    processors: f64::from(usage.cpus?),
-                    stalled: usage.io_stall_us.map(|us| us as f64 / 1e6),
-                },
-                Usage {
-                    is_short: is_short_of_memory(&usage),
-                    ..Usage::default()
-                },
-            ))
+            let counters = Counters {
+                at: self.began.elapsed().as_secs_f64(),
+                all: usage.cpu_seconds?,
+                busy: usage.cpu_busy_seconds?,
+                own,
+                processors: f64::from(usage.cpus?),
+                stalled: usage.io_stall_us.map(|us| us as f64 / 1e6),
+            };
+            Some(Seen::Counted(counters, is_short_of_memory(&usage)))
         });
         if let Some(counted) = counted {
             return Ok(counted);
         }
         let last = txn::run(|| observed::last(node, settings::sample_interval()));
-        let last = self.unless_failed(last).flatten();
-        Ok(Seen::Sampled(last.map(|last| {
-            Usage {
-                processors: f64::from(last.cpus.unwrap_or(1)),
-                is_short: Resource::ALL
-                    .into_iter()
-                    .any(|resource| last.of(resource).unwrap_or(0.0) > settings::headroom()),
-                ..Usage::default()
-            }
-        })))
+        let last = self.unless_failed(last).flatten().unwrap_or_default();
+        Ok(Seen::Sampled(Usage {
+            processors: f64::from(last.cpus.unwrap_or(1)),
+            is_short: Resource::ALL
+                .into_iter()
+                .any(|resource| last.of(resource).unwrap_or(0.0) > settings::headroom()),
+            ..Usage::default()
+        }))
     }
 
     /// A migration goes on without knowing how busy a server is.
