@@ -3,7 +3,7 @@
 use pgrx::notice;
 
 use crate::catalog::nodes::{self, LOCAL, Node};
-use crate::catalog::{journal, node_objects, routes, two_phase};
+use crate::catalog::{journal, node_objects, routes, runnable, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::check;
 use crate::nodes::facts::Facts;
@@ -38,7 +38,9 @@ pub fn add(node: &Node) -> Result<()> {
         asked.require_server(server, Goal::Here)?;
     }
     nodes::upsert(node)?;
-    nodes::note_seen(&node.name, &checked.facts)?;
+    if nodes::note_seen(&node.name, &checked.facts)? {
+        runnable::release(&node.name)?;
+    }
     journal::event("notice", None, &format!("node \"{}\" was added", node.name))?;
     for loss in &checked.losses {
         notice!("node \"{}\": {loss}", node.name);
