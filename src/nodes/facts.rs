@@ -9,13 +9,15 @@ use crate::pg::spi;
 pub const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('server_version')";
 
 /// Asks for the name of a function of repart, as SQL writes it there: a subquery, NULL where it is missing or may not be
-/// called.
+/// called. Somebody else's of the same name is none: whatever it does it would do with our rights.
 fn named(name: &str) -> String {
     format!(
         "(SELECT pg_catalog.min(pg_catalog.quote_ident(n.nspname) || '.{name}')
             FROM pg_catalog.pg_extension e
             JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
             JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = '{name}'
+            JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+             AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid AND d.deptype = 'e'
            WHERE e.extname = 'repart' AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
              AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE'))"
     )

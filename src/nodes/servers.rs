@@ -18,7 +18,7 @@ pub fn require_note(node: &str, mut ask: impl FnMut(&str) -> Result<Answer>) -> 
         .get(0, 0)
         .ok_or_else(|| without_repart(node))?;
     // Fails where the library is not preloaded.
-    ask(&format!("SELECT {note}('{{}}')"))?;
+    ask(&format!("SELECT {note}('{{}}'::oid[])"))?;
     Ok(note)
 }
 

@@ -154,10 +154,16 @@ fn a_mover_goes_by_the_last_sample_of_a_node_with_an_older_repart() {
         .north
         .connect("postgres")
         .batch_execute(
-            "ALTER EXTENSION repart DROP FUNCTION repart_session_usage(); DROP FUNCTION repart_session_usage()",
+            "ALTER EXTENSION repart DROP FUNCTION repart_session_usage(); DROP FUNCTION repart_session_usage();
+             CREATE TABLE public.calls (n int);
+             CREATE FUNCTION repart_session_usage() RETURNS float8 LANGUAGE plpgsql
+                 AS 'BEGIN INSERT INTO public.calls VALUES (1); RETURN 1; END'",
         )
         .unwrap();
     goes_by_samples(&fleet, "north");
+    // Somebody else's function of that name is not called.
+    let calls = Session::open(&fleet.north, "postgres").number("SELECT count(*) FROM public.calls");
+    assert_eq!(calls, 0);
 }
 
 /// Whoever waits for an answer of the node, which nobody needs, must not be stuck with it.
