@@ -176,8 +176,11 @@ fn a_mover_that_asks_a_node_can_be_cancelled_and_goes_on_when_the_node_is_restar
     let keep_waiting = || {
         let mut north = Session::open(&fleet.north, "postgres");
         north.run("BEGIN; LOCK TABLE public.machine");
-        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'public.machine'::regclass)";
-        north.wait_until(waits, LONG);
+        // The mover: the watcher does not ask for what a session does.
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                       WHERE wait_event_type = 'Lock' AND query LIKE '%repart_session_usage()%')";
+        // In a session of its own: a transaction goes on seeing the activity that it has seen once.
+        Session::open(&fleet.north, "postgres").wait_until(waits, LONG);
         north
     };
     let id = move_slowly(&mut session, "north");
