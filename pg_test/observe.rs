@@ -58,6 +58,29 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_session_knows_how_long_it_has_worked_and_tells_members_of_pg_monitor_only() {
+        let worked = || one::<f64>("SELECT repart_session_usage()");
+        let before = worked();
+        Spi::run("SELECT count(*) FROM generate_series(1, 3000000)").expect("some work");
+        let (after, machine) = (
+            worked(),
+            one::<f64>("SELECT cpu_busy_seconds FROM repart_node_usage()"),
+        );
+        assert!(
+            before < after && after < machine,
+            "{before} {after} {machine}"
+        );
+        Spi::run("CREATE ROLE nobody_in_particular").expect("a role");
+        for (role, may) in [("nobody_in_particular", false), ("pg_monitor", true)] {
+            for function in ["repart_session_usage()", "repart_node_usage()"] {
+                let sql =
+                    format!("SELECT has_function_privilege('{role}', '{function}', 'EXECUTE')");
+                assert_eq!(one::<bool>(&sql), may, "{role} {function}");
+            }
+        }
+    }
+
+    #[pg_test]
     fn the_second_sample_makes_rates_of_the_time_between() {
         orders();
         Spi::run(

@@ -46,6 +46,7 @@ extension_sql_file!(
         api::nodes::repart_remove_node,
         api::nodes::repart_drain_node,
         api::nodes::repart_node_usage,
+        api::nodes::repart_session_usage,
         api::hosted::repart_count_shard,
         api::hosted::repart_write_back
     ]

@@ -75,6 +75,13 @@ fn required(server: Option<&Name>) -> Result<String> {
         .ok_or(Error::NullArgument("server"))
 }
 
+/// Seconds that the calling session has kept a processor busy. NULL where the system does not tell.
+#[pg_extern(volatile, parallel_restricted)]
+#[search_path(pg_catalog, pg_temp)]
+fn repart_session_usage() -> SqlResult<Option<f64>> {
+    Ok(usage::session_seconds())
+}
+
 /// Counters of this server's machine. NULL where the system does not tell.
 #[pg_extern(parallel_safe)]
 #[search_path(pg_catalog, pg_temp)]

@@ -80,6 +80,19 @@ pub fn put_off(id: i64, node: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
+/// Notes that a queued migration, which is looked at all the time, does not start while a node is away. Nobody has to look
+/// for that node: the watcher does, and lets the migration go on.
+pub fn wait_for(id: i64, node: &str) -> Result<()> {
+    let reason = format!("waits for node \"{node}\", which does not answer");
+    spi::run(
+        "UPDATE repart.journal
+            SET reason = $3, waits_for = $2::name, waiting_since = pg_catalog.clock_timestamp(), retry_at = NULL
+          WHERE id = $1 AND state = 'queued' AND waits_for IS DISTINCT FROM $2::name",
+        &[id.into(), node.into(), reason.into()],
+    )?;
+    Ok(())
+}
+
 /// Lets the migrations that wait for a node go on; returns how many these are. The time that they waited is none in
 /// which their switch was tried.
 pub fn release(node: &str) -> Result<u64> {

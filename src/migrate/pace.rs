@@ -1,162 +1,280 @@
 //! Leaving processors and disks to others, here and on the other nodes of a migration: after each piece of its work, how
 //! long to rest.
+//!
+//! Each server is looked at by its own counters. Those of a node are asked of repart there, over the connection that the
+//! mover has anyway, so that load there is known within a second or two of its beginning, and of its end. Of a node
+//! where repart does not tell, all that is known is the watcher's last sample, which is up to `repart.sample_interval` old.
 
 use std::time::{Duration, Instant};
 
-use repart_core::pace::{Duty, Usage};
+use repart_core::pace::{Counters, Duty, Usage};
 
 use crate::catalog::journal;
 use crate::catalog::nodes::LOCAL;
 use crate::catalog::usage::{self as observed, Resource};
 use crate::error::Result;
-use crate::nodes::usage;
+use crate::migrate::away::Links;
+use crate::nodes::{connect, usage};
 use crate::pg::txn;
 use crate::settings;
 
 /// Between two looks; the kernel counts in hundredths of a second.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Between two looks at what the watcher knows of other nodes.
-const LOOK_AT_NODES: Duration = Duration::from_secs(1);
-
-/// What the processors did until a moment, in seconds of one processor since the start of the machine.
-#[derive(Clone, Copy)]
-struct Reading {
-    at: Instant,
-    /// All that was to be had.
-    total: f64,
-    busy: f64,
-    own: f64,
-    processors: f64,
-    /// Seconds in which somebody waited for I/O, where the system tells.
-    stalled: Option<f64>,
-}
+/// Between two looks at another machine.
+const LOOK_AT_NODE: Duration = Duration::from_secs(1);
 
 /// The pace of one mover.
 pub struct Pace {
     migration: i64,
-    duty: Duty,
-    last: Option<Reading>,
+    began: Instant,
+    here: Server,
     /// The other nodes of the migration, once they were looked for.
-    nodes: Option<Vec<String>>,
-    /// When they were last looked at, and whether one of them has no headroom.
-    elsewhere: Option<(Instant, bool)>,
+    nodes: Option<Vec<Node>>,
+    /// On how many nodes sessions of the migration work that keep the processors of this machine busy.
+    neighbours: usize,
+}
+
+/// A server that the migration uses.
+#[derive(Default)]
+struct Server {
+    duty: Duty,
+    /// When it was last looked at, and its counters then, where they were to be had.
+    looked: Option<Instant>,
+    last: Option<Counters>,
+    /// How long the migration has worked since.
+    worked: Duration,
+}
+
+/// Another node of the migration.
+struct Node {
+    name: String,
+    server: Server,
+    /// Whether it was found to be on this machine: then its sessions are part of what the migration takes here.
+    is_here: bool,
+}
+
+/// What a look at a node finds.
+enum Seen {
+    /// Its machine's counters, and whether it is short of memory.
+    Counted(Counters, bool),
+    /// What its last sample says; as good as nothing if there is none.
+    Sampled(Usage),
+}
+
+impl Server {
+    fn is_due(&self, interval: Duration) -> bool {
+        self.looked
+            .is_none_or(|looked| looked.elapsed() >= interval)
+    }
+
+    /// Takes note of its counters, and of whether it has no headroom for another reason.
+    fn observe(&mut self, now: Option<Counters>, is_short: bool) {
+        let usage = now
+            .zip(self.last)
+            .and_then(|(now, last)| now.since(&last, self.worked.as_secs_f64()));
+        if let Some(usage) = usage {
+            let usage = Usage { is_short, ..usage };
+            self.duty.observe(usage, settings::headroom());
+        }
+        self.begin(now);
+    }
+
+    /// From here on is what the next look is about.
+    fn begin(&mut self, now: Option<Counters>) {
+        self.looked = Some(Instant::now());
+        self.last = now;
+        self.worked = Duration::ZERO;
+    }
 }
 
 impl Pace {
     /// Begins to look, so that the first piece of work already shows what others do.
     pub fn begin(migration: i64) -> Self {
+        let began = Instant::now();
+        let mut here = Server::default();
+        here.begin(read(began));
         Self {
             migration,
-            duty: Duty::default(),
-            last: read(),
+            began,
+            here,
             nodes: None,
-            elsewhere: None,
+            neighbours: 0,
         }
     }
 
-    /// Whether others want the processors.
+    /// Whether others want the processors or the disks somewhere.
     pub fn gives_way(&self) -> bool {
-        self.duty.is_shared()
+        self.servers().any(|server| server.duty.is_shared())
     }
 
-    /// How long to rest after so much work. Nothing where neither the system tells what its processors do nor the
-    /// migration has other nodes. Outside of a transaction.
-    pub fn rest_after(&mut self, worked: Duration) -> Duration {
-        let is_time = self.last.is_none_or(|last| last.at.elapsed() >= LOOK);
-        if is_time && settings::headroom() < 1.0 {
-            let elsewhere = self.is_short_elsewhere();
-            let now = read();
-            match (self.last, now) {
-                (Some(last), Some(now)) => self.observe(last, now, elsewhere),
-                _ => self.duty.observe(
-                    Usage {
-                        processors: 1.0,
-                        elsewhere,
-                        ..Usage::default()
-                    },
-                    settings::headroom(),
-                ),
-            }
-            self.last = now;
-        } else if is_time {
-            self.duty = Duty::default();
-            self.last = read();
-        }
-        Duration::from_secs_f64(self.duty.rest(worked.as_secs_f64()))
+    /// Where others want them, for people; `None` while it gives way to nobody.
+    pub fn gives_way_on(&self) -> Option<String> {
+        let here = (self.here.duty.is_shared()).then(|| "this server".to_owned());
+        let nodes = self.nodes.iter().flatten();
+        let short = nodes.filter(|node| node.server.duty.is_shared());
+        let places: Vec<String> = here
+            .into_iter()
+            .chain(short.map(|node| connect::label(&node.name)))
+            .collect();
+        (!places.is_empty()).then(|| places.join(" and "))
     }
 
-    fn observe(&mut self, last: Reading, now: Reading, elsewhere: bool) {
-        let total = now.total - last.total;
-        let seconds = now.at.saturating_duration_since(last.at).as_secs_f64();
-        if total <= 0.0 || seconds <= 0.0 {
-            return;
+    fn servers(&self) -> impl Iterator<Item = &Server> {
+        let nodes = self.nodes.iter().flatten();
+        std::iter::once(&self.here).chain(nodes.map(|node| &node.server))
+    }
+
+    /// How long to rest after so much work on a migration: nothing where no system tells what its processors do. Outside of
+    /// a transaction, here and on the nodes.
+    pub fn rest_after(
+        &mut self,
+        worked: Duration,
+        links: &mut Links,
+        migration: i64,
+    ) -> Result<Duration> {
+        if settings::headroom() >= 1.0 {
+            *self = Self::begin(self.migration);
+            return Ok(Duration::ZERO);
         }
-        let stalled = now.stalled.zip(last.stalled);
-        let usage = Usage {
-            all: (now.busy - last.busy) / total,
-            own: (now.own - last.own) / total,
-            processors: now.processors,
-            stalled: stalled.map(|(now, last)| ((now - last) / seconds).clamp(0.0, 1.0)),
-            elsewhere,
+        self.here.worked += worked;
+        for node in self.nodes.iter_mut().flatten() {
+            node.server.worked += worked;
+        }
+        if self.here.is_due(LOOK) {
+            self.look(links, migration)?;
+        }
+        let longest = self
+            .servers()
+            .map(|server| server.duty.rest(worked.as_secs_f64()))
+            .fold(0.0, f64::max);
+        Ok(Duration::from_secs_f64(longest))
+    }
+
+    fn look(&mut self, links: &mut Links, migration: i64) -> Result<()> {
+        let mut nodes = match self.nodes.take() {
+            Some(nodes) => Some(nodes),
+            None => self.find_nodes(),
         };
-        self.duty.observe(usage, settings::headroom());
+        let seen = self.look_around(nodes.iter_mut().flatten(), links, migration);
+        self.nodes = nodes;
+        let (now, neighbours) = seen?;
+        if neighbours != self.neighbours {
+            // What they worked so far is not what they worked since.
+            self.neighbours = neighbours;
+            self.here.last = None;
+        }
+        self.here.observe(now, false);
+        Ok(())
     }
 
-    /// Whether another node of the migration has no headroom, by the watcher's last reading.
-    fn is_short_elsewhere(&mut self) -> bool {
-        if let Some((at, is_short)) = self.elsewhere
-            && at.elapsed() < LOOK_AT_NODES
-        {
-            return is_short;
+    /// Looks at nodes as often as each needs it. The counters of this machine, with the work of those sessions that are on
+    /// nodes here, and how many such nodes there are.
+    fn look_around<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a mut Node>,
+        links: &mut Links,
+        migration: i64,
+    ) -> Result<(Option<Counters>, usize)> {
+        let mut now = read(self.began);
+        let mut neighbours = 0;
+        for node in nodes {
+            let interval = if node.is_here { LOOK } else { LOOK_AT_NODE };
+            if !node.server.is_due(interval) {
+                continue;
+            }
+            let seen = self.look_at(&node.name, links, migration)?;
+            let after = now.and_then(|_| read(self.began));
+            match (seen, now, after) {
+                (Seen::Counted(there, _), Some(before), Some(after))
+                    if there.is_between(&before, &after) =>
+                {
+                    node.is_here = true;
+                    node.server = Server::default();
+                    node.server.begin(None);
+                    neighbours += 1;
+                    let own = before.own + there.own;
+                    now = Some(Counters { own, ..before });
+                }
+                (Seen::Counted(there, is_short), ..) => {
+                    node.is_here = false;
+                    node.server.observe(Some(there), is_short);
+                }
+                (Seen::Sampled(usage), ..) => {
+                    node.is_here = false;
+                    node.server.duty.observe(usage, settings::headroom());
+                    node.server.begin(None);
+                }
+            }
         }
-        let is_short = self.look_elsewhere().unwrap_or_else(|error| {
-            pgrx::log!("repart mover: migration {}: {error}", self.migration);
-            false
+        Ok((now, neighbours))
+    }
+
+    fn find_nodes(&self) -> Option<Vec<Node>> {
+        let found = txn::run(|| journal::nodes_of(self.migration));
+        let names = self.unless_failed(found)?;
+        let others = names.into_iter().filter(|name| name != LOCAL);
+        let node = |name| Node {
+            name,
+            server: Server::default(),
+            is_here: false,
+        };
+        Some(others.map(node).collect())
+    }
+
+    fn look_at(&self, node: &str, links: &mut Links, migration: i64) -> Result<Seen> {
+        let asked = txn::outside(|| links.usage_of(migration, node))?;
+        let counted = asked.and_then(|(usage, own)| {
+            let counters = Counters {
+                at: self.began.elapsed().as_secs_f64(),
+                all: usage.cpu_seconds?,
+                busy: usage.cpu_busy_seconds?,
+                own,
+                processors: f64::from(usage.cpus?),
+                stalled: usage.io_stall_us.map(|us| us as f64 / 1e6),
+            };
+            Some(Seen::Counted(counters, is_short_of_memory(&usage)))
         });
-        self.elsewhere = Some((Instant::now(), is_short));
-        is_short
+        if let Some(counted) = counted {
+            return Ok(counted);
+        }
+        let last = txn::run(|| observed::last(node, settings::sample_interval()));
+        let last = self.unless_failed(last).flatten().unwrap_or_default();
+        Ok(Seen::Sampled(Usage {
+            processors: f64::from(last.cpus.unwrap_or(1)),
+            is_short: Resource::ALL
+                .into_iter()
+                .any(|resource| last.of(resource).unwrap_or(0.0) > settings::headroom()),
+            ..Usage::default()
+        }))
     }
 
-    fn look_elsewhere(&mut self) -> Result<bool> {
-        let nodes = match self.nodes.take() {
-            Some(nodes) => nodes,
-            None => {
-                let mut nodes = txn::run(|| journal::nodes_of(self.migration))?;
-                nodes.retain(|node| node != LOCAL);
-                nodes
-            }
-        };
-        let mut is_short = false;
-        for node in &nodes {
-            let last = txn::run(|| observed::last(node, settings::sample_interval()))?;
-            let used = |resource| last.and_then(|last| last.of(resource)).unwrap_or(0.0);
-            is_short |= Resource::ALL
-                .into_iter()
-                .any(|resource| used(resource) > settings::headroom());
-        }
-        self.nodes = Some(nodes);
-        Ok(is_short)
+    /// A migration goes on without knowing how busy a server is.
+    fn unless_failed<T>(&self, outcome: Result<T>) -> Option<T> {
+        outcome
+            .inspect_err(|error| {
+                pgrx::log!("repart mover: migration {}: {error}", self.migration);
+            })
+            .ok()
     }
 }
 
-#[cfg(target_os = "linux")]
-fn read() -> Option<Reading> {
-    use procfs::{process::Process, ticks_per_second};
+fn is_short_of_memory(usage: &usage::Usage) -> bool {
+    let (Some(total), Some(available)) = (usage.memory_total, usage.memory_available) else {
+        return false;
+    };
+    total > 0 && 1.0 - available as f64 / total as f64 > settings::headroom()
+}
 
+/// The counters of this machine, and of this process.
+fn read(began: Instant) -> Option<Counters> {
     let processors = usage::processors()?;
-    let own = Process::myself().ok()?.stat().ok()?;
-    Some(Reading {
-        at: Instant::now(),
-        total: processors.all,
+    Some(Counters {
+        at: began.elapsed().as_secs_f64(),
+        all: processors.all,
         busy: processors.busy,
-        own: (own.utime + own.stime) as f64 / ticks_per_second() as f64,
+        own: usage::session_seconds()?,
         processors: processors.count as f64,
         stalled: usage::io_stall(),
     })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn read() -> Option<Reading> {
-    None
 }

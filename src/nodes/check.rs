@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::catalog::nodes::{self, LOCAL, Node};
 use crate::error::{Error, Result};
 use crate::nodes::connect;
-use crate::nodes::facts::{FACTS, Facts, OLDEST, VERSION};
+use crate::nodes::facts::{self, Facts, OLDEST, VERSION};
 use crate::pg::libpq::Connection;
 use crate::pg::spi;
 use crate::settings;
@@ -31,7 +31,7 @@ pub fn check(node: &Node) -> Result<Checked> {
     connection.say(VERSION)?;
     require_version(node, &mut connection)?;
     let before = clock();
-    connection.say(FACTS)?;
+    connection.say(&facts::question())?;
     let json: String = connect::ask(&mut connection)?.require(0, 0)?;
     let after = clock();
     let (there, here) = (Facts::read(&json)?, Facts::here()?);
@@ -233,7 +233,7 @@ fn loopback_loss(here: &Facts) -> Result<Option<String>> {
     let conninfo = connect::local()?;
     let label = "this server itself (repart.local_conninfo)";
     let mut connection = connect::begin(label, &conninfo, settings::node_timeout())?;
-    connection.say(FACTS)?;
+    connection.say(&facts::question())?;
     let cause = match connect::ask(&mut connection) {
         Ok(answer) => {
             let json = answer.get::<String>(0, 0);

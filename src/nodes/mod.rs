@@ -2,7 +2,7 @@
 //! postgres_fdw, which serves the users' queries. repart's own work there goes over connections of its own.
 //!
 //! - [`connect`] makes these connections from the options of the foreign server and the user mapping;
-//! - [`facts`] is what a server says of itself, here and there in the same words;
+//! - [`facts`] is what a server says of itself, here and there in the same words, and which functions of repart it has;
 //! - [`check`] compares the two before a server becomes a node;
 //! - [`local`] looks at this server;
 //! - [`registry`] adds, removes and drains;
@@ -14,7 +14,7 @@
 
 mod check;
 pub mod connect;
-mod facts;
+pub mod facts;
 pub mod local;
 mod reading;
 pub mod registry;

@@ -3,7 +3,7 @@
 use pgrx::notice;
 
 use crate::catalog::nodes::{self, LOCAL, Node};
-use crate::catalog::{journal, node_objects, routes, two_phase};
+use crate::catalog::{journal, node_objects, routes, runnable, two_phase};
 use crate::error::{Error, Result};
 use crate::nodes::check;
 use crate::nodes::facts::Facts;
@@ -33,10 +33,14 @@ pub fn add(node: &Node) -> Result<()> {
     let checked = check::check(node)?;
     require_nothing_open_elsewhere(node, &checked.facts)?;
     if let Some(server) = &node.coordinator {
-        Asked::open(node)?.require_server(server, Goal::Here)?;
+        let mut asked = Asked::open(node)?;
+        asked.require_note()?;
+        asked.require_server(server, Goal::Here)?;
     }
     nodes::upsert(node)?;
-    nodes::note_seen(&node.name, &checked.facts)?;
+    if nodes::note_seen(&node.name, &checked.facts)? {
+        runnable::release(&node.name)?;
+    }
     journal::event("notice", None, &format!("node \"{}\" was added", node.name))?;
     for loss in &checked.losses {
         notice!("node \"{}\": {loss}", node.name);

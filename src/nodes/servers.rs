@@ -4,24 +4,22 @@ use std::time::Instant;
 
 use crate::catalog::nodes;
 use crate::error::{Error, Result};
-use crate::nodes::connect;
+use crate::nodes::{connect, facts};
 use crate::pg::libpq::{self, Answer, Connection};
 use crate::pg::{guc, spi};
 use crate::settings;
 
 /// The function that a node needs for routing copies.
-pub const NOTE: &str = "repart_note_switch";
+const NOTE: &str = "repart_note_switch";
 
-/// Asks a node for the name of a function of repart, as SQL writes it there: no row where it is missing or may not be
-/// called.
-pub fn function(name: &str) -> String {
-    format!(
-        "SELECT pg_catalog.quote_ident(n.nspname) || '.{name}'
-           FROM pg_catalog.pg_extension e
-           JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-           JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = '{name}'
-          WHERE e.extname = 'repart' AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')"
-    )
+/// Fails unless repart is there and preloaded, so that switches can be noted there; returns the function that notes them.
+pub fn require_note(node: &str, mut ask: impl FnMut(&str) -> Result<Answer>) -> Result<String> {
+    let note: String = ask(&facts::functions([NOTE]))?
+        .get(0, 0)
+        .ok_or_else(|| without_repart(node))?;
+    // Fails where the library is not preloaded.
+    ask(&format!("SELECT {note}('{{}}'::oid[])"))?;
+    Ok(note)
 }
 
 /// What a foreign server of a node is to lead to.
@@ -40,21 +38,20 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Connects, and fails unless repart is there and preloaded. Inside a transaction.
+    /// Connects. Inside a transaction.
     pub fn open(node: &nodes::Node) -> Result<Self> {
         let conninfo = connect::conninfo(node)?;
         let label = connect::label(&node.name);
-        let mut asked = Self {
+        Ok(Self {
             node: node.name.clone(),
             connection: connect::begin(&label, &conninfo, settings::node_timeout())?,
-        };
-        let note: String = asked
-            .ask(&function(NOTE))?
-            .get(0, 0)
-            .ok_or_else(|| without_repart(&node.name))?;
-        // Fails where the library is not preloaded.
-        asked.ask(&format!("SELECT {note}('{{}}')"))?;
-        Ok(asked)
+        })
+    }
+
+    /// As [`require_note`].
+    pub fn require_note(&mut self) -> Result<()> {
+        let node = self.node.clone();
+        require_note(&node, |sql| self.ask(sql)).map(|_| ())
     }
 
     /// Lets the connection say something; its last answer.
@@ -184,7 +181,7 @@ impl Asked {
 }
 
 /// Why a node cannot have routing copies.
-pub fn without_repart(node: &str) -> Error {
+fn without_repart(node: &str) -> Error {
     Error::Prerequisite {
         what: format!(
             "repart is not installed on node \"{node}\", or not for the role that this server has there"

@@ -4,10 +4,13 @@
 //!
 //! These are figures of the machine. Where the server runs in a container they are those of its host.
 
+use serde::Deserialize;
+
 use crate::pg::disk;
 
-/// The counters.
-#[derive(Clone, Debug, Default)]
+/// The counters, as `repart_node_usage` tells them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Usage {
     /// Number of processors.
     pub cpus: Option<i32>,
@@ -63,6 +66,14 @@ pub fn io_stall() -> Option<f64> {
     None
 }
 
+/// Seconds that this process has kept a processor busy; `None` where the system does not tell.
+pub fn session_seconds() -> Option<f64> {
+    #[cfg(target_os = "linux")]
+    return linux::session_seconds();
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// PostgreSQL's processes work in the data directory.
 const DATA_DIRECTORY: &str = ".";
 
@@ -85,7 +96,7 @@ mod linux {
 
     use procfs::{
         CpuPressure, CpuTime, Current, CurrentSI, DiskStats, IoPressure, KernelStats, LoadAverage,
-        Meminfo, MemoryPressure,
+        Meminfo, MemoryPressure, process::Process, ticks_per_second,
     };
 
     use super::{DATA_DIRECTORY, Processors, Usage};
@@ -108,6 +119,12 @@ mod linux {
     pub fn io_stall() -> Option<f64> {
         let pressure = IoPressure::current().ok()?;
         Some(pressure.some.total as f64 / 1e6)
+    }
+
+    /// What `/proc/self/stat` says.
+    pub fn session_seconds() -> Option<f64> {
+        let own = Process::myself().ok()?.stat().ok()?;
+        Some((own.utime + own.stime) as f64 / ticks_per_second() as f64)
     }
 
     pub fn read(usage: &mut Usage) {

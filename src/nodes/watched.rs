@@ -4,7 +4,7 @@ use crate::catalog::journal;
 use crate::catalog::nodes::{self, Node, Placed};
 use crate::catalog::runnable;
 use crate::error::{Error, Result};
-use crate::nodes::facts::{FACTS, Facts};
+use crate::nodes::facts::{self, Facts};
 use crate::nodes::reading::{self, Reading};
 use crate::nodes::{connect, shards};
 use crate::pg::libpq::{Connection, Conninfo};
@@ -32,7 +32,7 @@ pub(super) fn begin(nodes: Vec<(Node, Conninfo)>) -> Result<Vec<Watched>> {
         let label = connect::label(&node.name);
         match connect::begin(&label, &conninfo, settings::node_timeout()) {
             Ok(mut connection) => {
-                connection.say(FACTS)?;
+                connection.say(&facts::question())?;
                 begun.push(Watched {
                     node,
                     conninfo,

@@ -12,29 +12,32 @@ pub struct Length(Vec<(pg_sys::Oid, u32)>);
 impl Length {
     /// Of tables on which the transaction has a lock.
     pub fn of(tables: &[pg_sys::Oid]) -> Self {
+        // SAFETY: they are open, and have storage.
+        Self::by(tables, |relation| unsafe { blocks(relation) })
+    }
+
+    /// As if the tables had been empty: all of them is to be written.
+    pub fn none_of(tables: &[pg_sys::Oid]) -> Self {
+        Self::by(tables, |_| 0)
+    }
+
+    fn by(tables: &[pg_sys::Oid], length: impl Fn(pg_sys::Relation) -> u32) -> Self {
         let mut lengths = Vec::new();
         for table in tables {
             // SAFETY: an OID of a table that is locked until the end of the transaction, and with it its TOAST table.
             unsafe {
                 let relation = pg_sys::table_open(*table, pg_sys::NoLock as i32);
-                lengths.push((*table, blocks(relation)));
+                lengths.push((*table, length(relation)));
                 let toast = (*(*relation).rd_rel).reltoastrelid;
                 pg_sys::table_close(relation, pg_sys::NoLock as i32);
                 if toast != pg_sys::InvalidOid {
                     let relation = pg_sys::table_open(toast, pg_sys::AccessShareLock as i32);
-                    lengths.push((toast, blocks(relation)));
+                    lengths.push((toast, length(relation)));
                     pg_sys::table_close(relation, pg_sys::NoLock as i32);
                 }
             }
         }
         Self(lengths)
-    }
-
-    /// As if the tables had been empty: all of them is to be written.
-    pub fn none_of(tables: &[pg_sys::Oid]) -> Self {
-        let mut lengths = Self::of(tables);
-        lengths.0.iter_mut().for_each(|(_, length)| *length = 0);
-        lengths
     }
 
     /// Asks the kernel to begin writing what was added since then; it does not wait for that, and what is written

@@ -10,7 +10,7 @@ use repart_core::admission::{self, Ready, Window};
 
 use crate::catalog::journal;
 use crate::catalog::nodes::{self, LOCAL};
-use crate::catalog::runnable::Runnable;
+use crate::catalog::runnable::{self, Runnable};
 use crate::catalog::usage::{self, Latest, Resource};
 use crate::error::Result;
 use crate::pg::{time, txn};
@@ -56,24 +56,31 @@ fn look(queued: &[&Runnable]) -> Result<Vec<i64>> {
                 deadline: one.deadline,
                 room,
             }),
-            Err(reason) => journal::set_reason(one.id, Some(&reason))?,
+            Err(Wait::For(node)) => runnable::wait_for(one.id, &node)?,
+            Err(Wait::Because(reason)) => journal::set_reason(one.id, Some(&reason))?,
         }
     }
     admission::order(&mut ready);
     Ok(ready.into_iter().map(|one| one.id).collect())
 }
 
+/// Why a migration does not start.
+enum Wait {
+    /// This node does not answer.
+    For(String),
+    /// Something else.
+    Because(String),
+}
+
 /// What the nodes of a migration have left, or why it has to wait.
 fn judge(
     one: &Runnable,
     known: &mut BTreeMap<String, Option<Latest>>,
-) -> Result<std::result::Result<f64, String>> {
+) -> Result<std::result::Result<f64, Wait>> {
     let mut room = 1.0;
     for node in nodes_of(one.id)? {
         if node != LOCAL && nodes::is_away(&node)? {
-            return Ok(Err(format!(
-                "waits for node \"{node}\", which does not answer"
-            )));
+            return Ok(Err(Wait::For(node)));
         }
         if !known.contains_key(&node) {
             let latest = usage::latest(&node, settings::sample_interval())?;
@@ -83,13 +90,13 @@ fn judge(
         match headroom(&node, latest.as_ref(), one.duration)? {
             Ok(left) => room = f64::min(room, left),
             Err(_) if is_emergency(one) => room = 0.0,
-            Err(reason) => return Ok(Err(reason)),
+            Err(reason) => return Ok(Err(Wait::Because(reason))),
         }
     }
     if is_emergency(one) {
         return Ok(Ok(room));
     }
-    Ok(closed()?.map_or(Ok(room), Err))
+    Ok(closed()?.map_or(Ok(room), |reason| Err(Wait::Because(reason))))
 }
 
 /// Whether the limit that the migration is to keep is passed already, and that is a reason not to wait.

@@ -2,11 +2,21 @@
 
 use postgres::error::DbError;
 
+use crate::aftermath::{assert_nothing_left, assert_nothing_left_on};
 use crate::cluster::Cluster;
 use crate::namespace::Network;
 use crate::proxy::Proxy;
 use crate::repart::Session;
 use crate::wait::{LONG, wait_until};
+use crate::workload::{Options, Workload};
+
+/// Settings with which samples come soon, and see every statement. Keys are asked for four times in each forecast interval.
+pub const OFTEN: [&str; 4] = [
+    "repart.sample_interval = 300ms",
+    "repart.forecast_interval = 2s",
+    "repart.sample_rate = 1",
+    "repart.node_timeout = 2s",
+];
 
 /// A coordinator with foreign servers `north` and `south`, which are no nodes yet. On `north` repart is installed, on
 /// `south` it is not.
@@ -133,6 +143,31 @@ impl Fleet {
             .connect("postgres")
             .batch_execute(&sql)
             .unwrap();
+    }
+
+    /// Waits until nothing is in doubt and nothing is left to be dropped, and makes sure that nothing is left anywhere but so
+    /// many shards on either node, and that nobody waits for a node.
+    ///
+    /// # Panics
+    /// Panics when something is left.
+    pub fn wait_settled(&self, session: &mut Session, (north, south): (i64, i64)) {
+        for what in ["in_doubt", "node_objects"] {
+            wait_until(&format!("repart.{what} to be empty"), LONG, || {
+                session.number(&format!("SELECT count(*) FROM repart.{what}")) == 0
+            });
+        }
+        assert_nothing_left_on(&self.north, north);
+        assert_nothing_left_on(&self.south, south);
+        assert_nothing_left(session);
+        let waiting = "SELECT count(*) FROM repart.journal
+                        WHERE waits_for IS NOT NULL OR waiting_since IS NOT NULL OR retry_at IS NOT NULL";
+        assert_eq!(session.number(waiting), 0);
+    }
+
+    /// Clients of a table whose keys are below `keys`, and who go on while servers crash.
+    pub fn load(&self, table: &str, keys: i64) -> Workload {
+        let options = Options::new(table, keys).with_nodes().with_crashes();
+        Workload::start(&self.coordinator, "postgres", options)
     }
 
     /// A session on the coordinator.

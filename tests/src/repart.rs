@@ -88,6 +88,19 @@ impl<'a> Session<'a> {
         self.query(sql, &[]).iter().map(|row| row.get(0)).collect()
     }
 
+    /// What time it is on the server.
+    pub fn now(&mut self) -> String {
+        self.texts("SELECT clock_timestamp()::text")[0].clone()
+    }
+
+    /// What samples of a shard come to since a time: statements, rows, milliseconds.
+    pub fn sampled(&mut self, shard: &str, what: &str, since: &str) -> i64 {
+        self.number(&format!(
+            "SELECT coalesce(round(sum(({what}) * seconds)), 0)::int8 FROM repart.samples
+              WHERE shard = '{shard}'::regclass AND at > '{since}'"
+        ))
+    }
+
     /// Creates a table of bigint keys, cut at `bounds`, from MINVALUE to MAXVALUE, and manages it. Its shards
     /// are named like the table with 1, 2, … behind. It holds every key below `keys` that [`is_loaded`] says.
     pub fn create_sharded_table(&mut self, table: &str, bounds: &[i64], keys: i64) {
@@ -113,6 +126,14 @@ impl<'a> Session<'a> {
                  WHERE id % {LOADED_OF} <> 0; ANALYZE {table}"
         ));
         self.run(&format!("SELECT repart_manage('{table}')"));
+    }
+
+    /// [`Session::create_sharded_table`], whose shards can go to nodes.
+    pub fn create_movable_table(&mut self, table: &str, bounds: &[i64], keys: i64) {
+        self.create_sharded_table(table, bounds, keys);
+        self.run(&format!(
+            "SELECT repart_manage('{table}', leaf_keys => true)"
+        ));
     }
 
     /// Queues a migration with a call such as `repart_split('t1', '5000')` and returns its id.

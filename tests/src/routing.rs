@@ -46,8 +46,7 @@ pub fn fleet() -> Fleet {
 pub fn start() -> Fleet {
     let fleet = fleet();
     let mut session = fleet.session();
-    session.create_sharded_table("orders", &[2_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.create_movable_table("orders", &[2_000], KEYS);
     assert_eq!(
         session.number("SELECT repart_add_routing_copy('orders', 'north')::bigint"),
         2

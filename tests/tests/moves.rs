@@ -18,8 +18,7 @@ const SETTINGS: [&str; 2] = ["repart.sample_interval = 300ms", "repart.node_time
 /// A table of three shards cut at 4000 and 8000 whose unique indexes are those of its shards.
 fn create_table(session: &mut Session) {
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
-    session.create_sharded_table("orders", &[4_000, 8_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.create_movable_table("orders", &[4_000, 8_000], KEYS);
 }
 
 fn places(session: &mut Session) -> Vec<String> {
@@ -265,8 +264,7 @@ fn a_group_moves_as_a_role_without_privileges() {
          SELECT repart_add_node('plain')",
         fleet.north.server_options("postgres")
     ));
-    session.create_sharded_table("orders", &[4_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.create_movable_table("orders", &[4_000], KEYS);
     session.run(
         "CREATE TABLE items (id bigint NOT NULL, at timestamptz DEFAULT now(), tags text[], size numeric(12, 3),
                              doubled numeric GENERATED ALWAYS AS (size * 2) STORED, raw bytea, note json)
@@ -395,8 +393,7 @@ fn a_transaction_that_used_the_node_before_does_not_see_a_shard_without_its_rows
     let fleet = Fleet::start(&SETTINGS);
     let mut session = fleet.session();
     create_table(&mut session);
-    session.create_sharded_table("others", &[], 1_000);
-    session.run("SELECT repart_manage('others', leaf_keys => true)");
+    session.create_movable_table("others", &[], 1_000);
     let id = session.queue("repart_move('others1', node => 'north')");
     session.wait_done(id);
     let rows = session.number("SELECT count(*) FROM orders");

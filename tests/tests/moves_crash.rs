@@ -8,7 +8,6 @@ use repart_tests::cluster::Shutdown;
 use repart_tests::fleet::Fleet;
 use repart_tests::repart::Session;
 use repart_tests::wait::{LONG, wait_until};
-use repart_tests::workload::{Options, Workload};
 
 const KEYS: i64 = 6_000;
 
@@ -34,16 +33,6 @@ const POINTS: [&str; 8] = [
 /// From here to a node, to another one, and back.
 const TOUR: [&str; 3] = ["north", "south", "local"];
 
-fn create_table(session: &mut Session) {
-    session.create_sharded_table("orders", &[2_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
-}
-
-fn load(fleet: &Fleet) -> Workload {
-    let options = Options::new("orders", KEYS).with_nodes().with_crashes();
-    Workload::start(&fleet.coordinator, "postgres", options)
-}
-
 fn place(session: &mut Session) -> String {
     session.texts("SELECT node FROM repart.shards WHERE shard = 'orders2'::regclass")[0].clone()
 }
@@ -52,20 +41,7 @@ fn place(session: &mut Session) -> String {
 fn check(fleet: &Fleet, session: &mut Session, node: &str) {
     assert_eq!(place(session), node);
     let on = |name| i64::from(name == node);
-    settle(fleet, session, (on("north"), on("south")));
-}
-
-/// Nothing is in doubt, and nothing is left anywhere but so many shards on either node.
-fn settle(fleet: &Fleet, session: &mut Session, (north, south): (i64, i64)) {
-    wait_until("nothing to be in doubt", LONG, || {
-        session.number("SELECT count(*) FROM repart.in_doubt") == 0
-    });
-    wait_until("nothing to be left to be dropped", LONG, || {
-        session.number("SELECT count(*) FROM repart.node_objects") == 0
-    });
-    assert_nothing_left_on(&fleet.north, north);
-    assert_nothing_left_on(&fleet.south, south);
-    assert_nothing_left(session);
+    fleet.wait_settled(session, (on("north"), on("south")));
 }
 
 /// Goes round for each of these points; `strike` is what happens while the mover is held there.
@@ -73,8 +49,8 @@ fn tour(points: &[&str], strike: impl Fn(&Fleet, &mut Session)) {
     let fleet = Fleet::start(&SETTINGS);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
-    create_table(&mut session);
-    let workload = load(&fleet);
+    session.create_movable_table("orders", &[2_000], KEYS);
+    let workload = fleet.load("orders", KEYS);
     for point in points {
         for node in TOUR {
             println!("{point}, to {node}");
@@ -131,10 +107,10 @@ fn a_killed_server_costs_no_row_of_a_shard_that_is_reshaped_on_its_node() {
     let fleet = Fleet::start(&SETTINGS);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
-    create_table(&mut session);
+    session.create_movable_table("orders", &[2_000], KEYS);
     let id = session.queue("repart_move('orders2', node => 'north')");
     session.wait_done(id);
-    let workload = load(&fleet);
+    let workload = fleet.load("orders", KEYS);
     for (round, point) in ["captured", "copied", "applied", "switched"]
         .iter()
         .enumerate()
@@ -158,7 +134,7 @@ fn a_killed_server_costs_no_row_of_a_shard_that_is_reshaped_on_its_node() {
             session.release();
             let migration = session.wait_ended(id);
             assert_eq!(migration.state, "done", "{call}: {migration:?}");
-            settle(&fleet, &mut session, if split { (2, 0) } else { (1, 0) });
+            fleet.wait_settled(&mut session, if split { (2, 0) } else { (1, 0) });
             workload.proceed(20);
         }
     }
@@ -171,8 +147,8 @@ fn a_cancelled_move_leaves_nothing_on_any_server() {
     let fleet = Fleet::start(&SETTINGS);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
-    create_table(&mut session);
-    let workload = load(&fleet);
+    session.create_movable_table("orders", &[2_000], KEYS);
+    let workload = fleet.load("orders", KEYS);
     for node in TOUR {
         for point in [
             "preparing",
@@ -208,7 +184,7 @@ fn a_move_ends_when_a_standby_takes_the_place_of_its_node() {
     let mut session = fleet.session();
     let standby = fleet.north.standby(&[]);
     session.run("SELECT repart_add_node('north')");
-    create_table(&mut session);
+    session.create_movable_table("orders", &[2_000], KEYS);
     session.hold_at("verifying");
     let id = session.queue("repart_move('orders2', node => 'north')");
     let mover = session.wait_held("verifying");
@@ -249,7 +225,7 @@ fn a_move_waits_for_a_node_that_has_no_room_for_a_prepared_transaction() {
     let fleet = Fleet::start(&SETTINGS);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north')");
-    create_table(&mut session);
+    session.create_movable_table("orders", &[2_000], KEYS);
     let id = session.queue("repart_move('orders2', node => 'north')");
     session.wait_done(id);
     let mut north = Session::open(&fleet.north, "postgres");
@@ -257,7 +233,7 @@ fn a_move_waits_for_a_node_that_has_no_room_for_a_prepared_transaction() {
     fleet.north.restart(Shutdown::Fast);
     north.reopen();
     north.run("BEGIN; CREATE TABLE theirs (); PREPARE TRANSACTION 'theirs'");
-    let workload = load(&fleet);
+    let workload = fleet.load("orders", KEYS);
     let id = session.queue("repart_move('orders2', node => 'local')");
     let waits = format!(
         "SELECT coalesce(reason LIKE '%node \"north\"%max_prepared_transactions%', false)

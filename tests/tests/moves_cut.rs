@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use repart_tests::aftermath::{assert_nothing_left, assert_nothing_left_on, assert_sound};
+use repart_tests::aftermath::{assert_nothing_left, assert_sound};
 use repart_tests::fleet::{Fleet, is_reachable, samples};
 use repart_tests::repart::Session;
 use repart_tests::wait::{LONG, wait_until};
@@ -24,13 +24,6 @@ const SETTINGS: [&str; 3] = [
 /// on a loaded machine, and less than the node is away.
 const LONGEST: Duration = Duration::from_secs(5);
 
-fn create_table(session: &mut Session, table: &str) {
-    session.create_sharded_table(table, &[2_000], KEYS);
-    session.run(&format!(
-        "SELECT repart_manage('{table}', leaf_keys => true)"
-    ));
-}
-
 fn load(fleet: &Fleet, table: &str) -> Workload {
     let options = Options {
         pause: Duration::from_millis(5),
@@ -40,24 +33,12 @@ fn load(fleet: &Fleet, table: &str) -> Workload {
     Workload::start(&fleet.coordinator, "postgres", options)
 }
 
-/// Nothing is in doubt, and nothing is left but so many shards on either node.
-fn settle(fleet: &Fleet, session: &mut Session, (north, south): (i64, i64)) {
-    for what in ["in_doubt", "node_objects"] {
-        wait_until(&format!("repart.{what} to be empty"), LONG, || {
-            session.number(&format!("SELECT count(*) FROM repart.{what}")) == 0
-        });
-    }
-    assert_nothing_left_on(&fleet.north, north);
-    assert_nothing_left_on(&fleet.south, south);
-    assert_nothing_left(session);
-}
-
 #[test]
 fn a_node_that_is_cut_off_holds_up_no_client() {
     let fleet = Fleet::apart(&SETTINGS, &[]);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
-    create_table(&mut session, "orders");
+    session.create_movable_table("orders", &[2_000], KEYS);
     let workload = load(&fleet, "orders");
     for point in [
         "preparing",
@@ -83,7 +64,7 @@ fn a_node_that_is_cut_off_holds_up_no_client() {
         // Back by the same way: it is the source's turn to be there.
         let id = session.queue("repart_move('orders2', node => 'local')");
         session.wait_done(id);
-        settle(&fleet, &mut session, (0, 0));
+        fleet.wait_settled(&mut session, (0, 0));
     }
     workload.stop().assert_clean();
     assert_sound(&mut session, "orders");
@@ -99,7 +80,7 @@ fn a_node_that_is_cut_off_holds_up_no_client() {
     assert_nothing_left(&mut session);
     assert!(session.number("SELECT count(*) FROM repart.node_objects") > 0);
     fleet.mend_way_to_north();
-    settle(&fleet, &mut session, (0, 0));
+    fleet.wait_settled(&mut session, (0, 0));
 }
 
 #[test]
@@ -108,7 +89,7 @@ fn other_nodes_and_their_clients_do_not_wait_for_one_that_is_cut_off() {
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
     for (table, node) in [("there", "north"), ("orders", "south")] {
-        create_table(&mut session, table);
+        session.create_movable_table(table, &[2_000], KEYS);
         let id = session.queue(&format!("repart_move('{table}2', node => '{node}')"));
         session.wait_done(id);
     }
@@ -153,7 +134,7 @@ fn other_nodes_and_their_clients_do_not_wait_for_one_that_is_cut_off() {
     wait_until("the node to answer again", LONG, || {
         is_reachable(&mut session, "north")
     });
-    settle(&fleet, &mut session, (0, 1));
+    fleet.wait_settled(&mut session, (0, 1));
     there.proceed(20);
     there.stop().assert_clean();
     for table in ["there", "orders"] {
@@ -173,7 +154,7 @@ fn a_node_that_was_restarted_while_it_was_cut_off_is_not_waited_for_on_its_old_c
     let mut session = fleet.session();
     session.set("repart.node_timeout", "'4s'");
     session.run("SELECT repart_add_node('north')");
-    create_table(&mut session, "orders");
+    session.create_movable_table("orders", &[2_000], KEYS);
     session.hold_at("cutting_over");
     let id = session.queue("repart_move('orders2', node => 'north')");
     session.wait_held("cutting_over");
@@ -194,6 +175,6 @@ fn a_node_that_was_restarted_while_it_was_cut_off_is_not_waited_for_on_its_old_c
     std::thread::sleep(Duration::from_secs(2));
     fleet.mend_way_to_north();
     session.wait_done(id);
-    settle(&fleet, &mut session, (1, 0));
+    fleet.wait_settled(&mut session, (1, 0));
     assert_sound(&mut session, "orders");
 }

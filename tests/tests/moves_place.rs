@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
-use repart_tests::aftermath::{assert_nothing_left, assert_nothing_left_on, assert_sound};
+use repart_tests::aftermath::{assert_nothing_left, assert_sound};
 use repart_tests::cluster::Shutdown;
 use repart_tests::fleet::Fleet;
 use repart_tests::repart::Session;
 use repart_tests::wait::{LONG, wait_until};
-use repart_tests::workload::{Options, Workload};
 
 const KEYS: i64 = 6_000;
 
@@ -45,18 +44,6 @@ impl Away {
     }
 }
 
-fn create_table(session: &mut Session, table: &str) {
-    session.create_sharded_table(table, &[2_000], KEYS);
-    session.run(&format!(
-        "SELECT repart_manage('{table}', leaf_keys => true)"
-    ));
-}
-
-fn load(fleet: &Fleet, table: &str) -> Workload {
-    let options = Options::new(table, KEYS).with_nodes().with_crashes();
-    Workload::start(&fleet.coordinator, "postgres", options)
-}
-
 /// Queues a split of the last shard of a table that is here.
 fn queue_split(session: &mut Session, table: &str, at: i64) -> i64 {
     let last = session.shards(table).pop().unwrap().name;
@@ -80,30 +67,15 @@ fn wait_waiting(session: &mut Session, id: i64) {
     assert_eq!(said, ["t t t t"], "{id}");
 }
 
-/// Nothing is in doubt, and nothing is left but so many shards on either node.
-fn settle(fleet: &Fleet, session: &mut Session, (north, south): (i64, i64)) {
-    for what in ["in_doubt", "node_objects"] {
-        wait_until(&format!("repart.{what} to be empty"), LONG, || {
-            session.number(&format!("SELECT count(*) FROM repart.{what}")) == 0
-        });
-    }
-    assert_nothing_left_on(&fleet.north, north);
-    assert_nothing_left_on(&fleet.south, south);
-    assert_nothing_left(session);
-    let waiting = "SELECT count(*) FROM repart.journal
-                    WHERE waits_for IS NOT NULL OR waiting_since IS NOT NULL OR retry_at IS NOT NULL";
-    assert_eq!(session.number(waiting), 0);
-}
-
 #[test]
 fn migrations_of_a_node_that_is_away_give_their_place_to_others() {
     let fleet = Fleet::apart(&SETTINGS, &[]);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
     for table in ["orders", "here"] {
-        create_table(&mut session, table);
+        session.create_movable_table(table, &[2_000], KEYS);
     }
-    let workloads = [load(&fleet, "orders"), load(&fleet, "here")];
+    let workloads = [fleet.load("orders", KEYS), fleet.load("here", KEYS)];
     for (n, away) in [Away::Stopped, Away::CutOff].into_iter().enumerate() {
         let key = 3_000 + 1_000 * i64::try_from(n).unwrap();
         println!("{away:?}: before it has begun");
@@ -129,7 +101,7 @@ fn migrations_of_a_node_that_is_away_give_their_place_to_others() {
         assert_eq!(session.wait_ended(also).state, "cancelled");
         away.end(&fleet);
         session.wait_done(there);
-        settle(&fleet, &mut session, (1, 0));
+        fleet.wait_settled(&mut session, (1, 0));
         for workload in &workloads {
             workload.proceed(20);
         }
@@ -151,7 +123,7 @@ fn migrations_of_a_node_that_is_away_give_their_place_to_others() {
         );
         away.end(&fleet);
         session.wait_done(back);
-        settle(&fleet, &mut session, (0, 0));
+        fleet.wait_settled(&mut session, (0, 0));
         for workload in &workloads {
             workload.proceed(20);
         }
@@ -170,7 +142,7 @@ fn what_is_captured_while_a_node_is_away_does_not_grow_without_end() {
     let fleet = Fleet::start(&SETTINGS);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north'); SELECT repart_add_node('south')");
-    create_table(&mut session, "orders");
+    session.create_movable_table("orders", &[2_000], KEYS);
     session.set("repart.max_backlog", "1000");
     for (from, shards) in [("local", (0, 0)), ("south", (0, 1))] {
         if from != "local" {
@@ -193,7 +165,7 @@ fn what_is_captured_while_a_node_is_away_does_not_grow_without_end() {
         );
         assert_nothing_left(&mut session);
         fleet.north.start_again();
-        settle(&fleet, &mut session, shards);
+        fleet.wait_settled(&mut session, shards);
         assert_sound(&mut session, "orders");
     }
 }
@@ -204,7 +176,7 @@ fn queueing_a_reshape_on_a_node_connects_to_it_once() {
     let fleet = Fleet::start(&SETTINGS);
     let mut session = fleet.session();
     session.run("SELECT repart_add_node('north')");
-    create_table(&mut session, "orders");
+    session.create_movable_table("orders", &[2_000], KEYS);
     for shard in ["orders1", "orders2"] {
         let id = session.queue(&format!("repart_move('{shard}', node => 'north')"));
         session.wait_done(id);

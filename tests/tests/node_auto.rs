@@ -30,12 +30,16 @@ const AT_FIRST: [&str; 4] = [
 /// What a node of weight 4 serves at that capacity, rows/s.
 const NODE: f64 = 4_000.0;
 
-/// Four shards of 3,000 keys, on north, south and twice on north.
-fn spread(session: &mut Session) {
+/// Four shards of 3,000 keys, here.
+fn create(session: &mut Session) {
     session
         .run("SELECT repart_add_node('north', weight => 4), repart_add_node('south', weight => 4)");
-    session.create_sharded_table("orders", &[3_000, 6_000, 9_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.create_movable_table("orders", &[3_000, 6_000, 9_000], KEYS);
+}
+
+/// The same on north, south and twice on north.
+fn spread(session: &mut Session) {
+    create(session);
     for (number, node) in [(1, "north"), (2, "south"), (3, "north"), (4, "north")] {
         let id = session.queue(&format!("repart_move('orders{number}', node => '{node}')"));
         session.wait_done(id);
@@ -57,6 +61,16 @@ fn places(session: &mut Session) -> Vec<String> {
     session.texts("SELECT concat_ws(' ', shard, node) FROM repart.shards ORDER BY shard::text")
 }
 
+/// Clients, once both nodes answer.
+fn load(fleet: &Fleet, session: &mut Session) -> Workload {
+    session.wait_until(
+        "SELECT count(*) = 2 FROM repart.nodes WHERE reachable AND node <> 'local'",
+        LONG,
+    );
+    let options = Options::new("orders", KEYS).with_nodes();
+    Workload::start(&fleet.coordinator, "postgres", options)
+}
+
 fn automatic(session: &mut Session) {
     session.set("repart.mode", "auto");
 }
@@ -72,15 +86,7 @@ fn a_shard_moves_to_the_cooler_node_before_it_is_hot() {
     import(&mut session, "orders2", 0.01, 0.02);
     import(&mut session, "orders3", 0.05, 0.54);
     import(&mut session, "orders4", 0.10, 0.18);
-    session.wait_until(
-        "SELECT count(*) = 2 FROM repart.nodes WHERE reachable AND node <> 'local'",
-        LONG,
-    );
-    let workload = Workload::start(
-        &fleet.coordinator,
-        "postgres",
-        Options::new("orders", KEYS).with_nodes(),
-    );
+    let workload = load(&fleet, &mut session);
     automatic(&mut session);
     session.wait_until(
         &format!("SELECT bool_or(state = 'done') FROM repart.migrations WHERE id > {last}"),
@@ -120,15 +126,7 @@ fn a_node_that_is_drained_empties_itself() {
     for number in 1..=4 {
         import(&mut session, &format!("orders{number}"), 0.01, 0.02);
     }
-    session.wait_until(
-        "SELECT count(*) = 2 FROM repart.nodes WHERE reachable AND node <> 'local'",
-        LONG,
-    );
-    let workload = Workload::start(
-        &fleet.coordinator,
-        "postgres",
-        Options::new("orders", KEYS).with_nodes(),
-    );
+    let workload = load(&fleet, &mut session);
     assert_eq!(session.number("SELECT repart_drain_node('north')"), 3);
     // By hand it is what the plan says.
     session.run("SELECT repart_plan()");
@@ -164,22 +162,11 @@ fn this_server_empties_itself_when_it_is_drained() {
     let fleet = Fleet::without_repart(&QUIET);
     let mut session = fleet.session();
     session.set("repart.dwell", "'1h'");
-    session
-        .run("SELECT repart_add_node('north', weight => 4), repart_add_node('south', weight => 4)");
-    session.create_sharded_table("orders", &[3_000, 6_000, 9_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    create(&mut session);
     for number in 1..=4 {
         import(&mut session, &format!("orders{number}"), 0.01, 0.02);
     }
-    session.wait_until(
-        "SELECT count(*) = 2 FROM repart.nodes WHERE reachable AND node <> 'local'",
-        LONG,
-    );
-    let workload = Workload::start(
-        &fleet.coordinator,
-        "postgres",
-        Options::new("orders", KEYS).with_nodes(),
-    );
+    let workload = load(&fleet, &mut session);
     assert_eq!(session.number("SELECT repart_drain_node('local')"), 4);
     let local = "SELECT concat_ws(' ', weight, draining) FROM repart.nodes WHERE node = 'local'";
     assert_eq!(session.texts(local), ["1 t"]);

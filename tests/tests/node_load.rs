@@ -3,18 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
-use repart_tests::fleet::Fleet;
+use repart_tests::fleet::{Fleet, OFTEN};
 use repart_tests::proxy::Proxy;
 use repart_tests::repart::Session;
 use repart_tests::wait::{LONG, wait_until};
-
-/// Keys are asked for four times in each forecast interval.
-const OFTEN: [&str; 4] = [
-    "repart.sample_interval = 300ms",
-    "repart.forecast_interval = 2s",
-    "repart.sample_rate = 1",
-    "repart.node_timeout = 2s",
-];
 
 /// Rows of each shard.
 const ROWS: i64 = 3_000;
@@ -60,14 +52,6 @@ fn wait_observed(session: &mut Session, shards: &[&str]) {
     }
 }
 
-/// What samples of a shard come to since a time: statements, rows, milliseconds.
-fn total(session: &mut Session, shard: &str, what: &str, since: &str) -> i64 {
-    session.number(&format!(
-        "SELECT coalesce(round(sum(({what}) * seconds)), 0)::int8 FROM repart.samples
-          WHERE shard = '{shard}'::regclass AND at > '{since}'"
-    ))
-}
-
 #[test]
 fn a_shard_on_a_node_with_repart_is_observed_like_a_local_one() {
     let fleet = Fleet::start(&OFTEN);
@@ -100,7 +84,7 @@ fn a_shard_on_a_node_with_repart_is_observed_like_a_local_one() {
     }
 
     // A client reads 240 of the lowest keys of each shard, one by one, and writes 60.
-    let since = session.texts("SELECT clock_timestamp()::text")[0].clone();
+    let since = session.now();
     let mut client = fleet.coordinator.connect("postgres");
     for number in 0..240 {
         for shard in 0..3 {
@@ -122,9 +106,9 @@ fn a_shard_on_a_node_with_repart_is_observed_like_a_local_one() {
             LONG,
             || {
                 seen = (
-                    total(&mut session, shard, "statements_read", &since),
-                    total(&mut session, shard, "statements_written", &since),
-                    total(&mut session, shard, "writes", &since),
+                    session.sampled(shard, "statements_read", &since),
+                    session.sampled(shard, "statements_written", &since),
+                    session.sampled(shard, "writes", &since),
                 );
                 seen.0 >= 240 && seen.2 >= 60
             },
@@ -140,7 +124,7 @@ fn a_shard_on_a_node_with_repart_is_observed_like_a_local_one() {
     }
     // Without repart there: rows, and nothing else.
     wait_until("rows of the other node to be sampled", LONG, || {
-        total(&mut session, "orders3", "writes", &since) >= 60
+        session.sampled("orders3", "writes", &since) >= 60
     });
     assert_eq!(
         session.number("SELECT count(*) FROM repart.samples WHERE shard = 'orders3'::regclass AND busy_ms IS NOT NULL"),
@@ -161,7 +145,7 @@ fn a_shard_on_a_node_with_repart_is_observed_like_a_local_one() {
     );
 
     // What the replica serves is added.
-    let since = session.texts("SELECT clock_timestamp()::text")[0].clone();
+    let since = session.now();
     let mut reader = replica.connect("postgres");
     for key in 0..100 {
         reader
@@ -173,7 +157,7 @@ fn a_shard_on_a_node_with_repart_is_observed_like_a_local_one() {
     }
     let mut read = 0;
     wait_until("what the replica reads to be sampled", LONG, || {
-        read = total(&mut session, "orders2", "statements_read", &since);
+        read = session.sampled("orders2", "statements_read", &since);
         read >= 100
     });
     assert_eq!(read, 100);
@@ -197,11 +181,11 @@ fn a_shard_on_a_node_with_repart_is_observed_like_a_local_one() {
 
     // Who is asked no more forgets nothing that somebody still asks for; a crash there begins anew.
     fleet.north.kill_postmaster_and_start();
-    let since = session.texts("SELECT clock_timestamp()::text")[0].clone();
+    let since = session.now();
     wait_until("the node to be sampled again", LONG, || {
         // The session on the coordinator has lost its connection, too.
         let _ = client.execute("SELECT note FROM orders WHERE id = $1", &[&ROWS]);
-        total(&mut session, "orders2", "statements_read", &since) > 0
+        session.sampled("orders2", "statements_read", &since) > 0
     });
 }
 
@@ -223,7 +207,7 @@ fn a_node_that_hangs_keeps_no_sample_of_the_others_waiting() {
         "SELECT NOT reachable FROM repart.nodes WHERE node = 'far'",
         LONG,
     );
-    let since = session.texts("SELECT clock_timestamp()::text")[0].clone();
+    let since = session.now();
     session.wait_until(
         &format!("SELECT clock_timestamp() > '{since}'::timestamptz + interval '3 s'"),
         LONG,
@@ -267,8 +251,7 @@ fn a_node_with_repart_is_asked_to_write_what_was_copied() {
         .batch_execute("ALTER DATABASE postgres SET track_functions = 'all'")
         .unwrap();
     session.run("SELECT repart_add_node('north')");
-    session.create_sharded_table("orders", &[1_000], ROWS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.create_movable_table("orders", &[1_000], ROWS);
     let rows = session.number("SELECT count(*) FROM orders");
     let id = session.queue("repart_move('orders2', node => 'north')");
     session.wait_done(id);

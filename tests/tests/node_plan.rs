@@ -196,6 +196,49 @@ fn a_table_whose_shards_cannot_leave_says_so() {
 }
 
 #[test]
+fn a_migration_of_a_plan_waits_for_a_node_that_is_away() {
+    let fleet = Fleet::start(&QUIET);
+    let mut session = fleet.session();
+    session.create_movable_table("orders", &[1_000], 2_000);
+    session.run("SELECT repart_add_node('south')");
+    for shard in ["orders1", "orders2"] {
+        import(&mut session, shard, 480);
+    }
+    session.wait_until(
+        "SELECT reachable FROM repart.nodes WHERE node = 'south'",
+        LONG,
+    );
+    assert_eq!(plan(&mut session), ["move HOT_NOW orders1 local south"]);
+    // It does not begin before the node is away.
+    session.set("repart.max_movers", "0");
+    let id = session.number("SELECT repart_apply()");
+    fleet.south.stop(Shutdown::Fast);
+    session.wait_until(
+        "SELECT NOT reachable FROM repart.nodes WHERE node = 'south'",
+        LONG,
+    );
+    session.set("repart.max_movers", "1");
+    session.wait_until(
+        &format!(
+            "SELECT state = 'queued' AND waits_for = 'south' AND waiting_since <= clock_timestamp() AND retry_at IS NULL
+                    AND reason = 'waits for node \"south\", which does not answer'
+               FROM repart.migrations WHERE id = {id}"
+        ),
+        LONG,
+    );
+    // Others go on meanwhile, and it waits since when it began to.
+    let waiting = format!("SELECT waiting_since::text FROM repart.migrations WHERE id = {id}");
+    let since = session.texts(&waiting);
+    let other = session.queue("repart_split('orders2', '1500')");
+    session.wait_done(other);
+    assert_eq!(session.texts(&waiting), since);
+    fleet.south.start_again();
+    session.wait_done(id);
+    let waits = "SELECT count(*) FROM repart.migrations WHERE waits_for IS NOT NULL OR waiting_since IS NOT NULL";
+    assert_eq!(session.number(waits), 0);
+}
+
+#[test]
 fn a_migration_of_a_plan_waits_for_headroom_and_says_what_for() {
     let fleet = Fleet::start(&[
         "repart.mode = off",

@@ -3,17 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on must stop
 
 use repart_tests::cluster::{Cluster, Shutdown};
-use repart_tests::fleet::{Fleet, complaint, is_reachable, wait_for_new_samples};
-use repart_tests::repart::Session;
+use repart_tests::fleet::{Fleet, OFTEN, complaint, is_reachable, wait_for_new_samples};
 use repart_tests::wait::{LONG, wait_until};
-
-/// Keys are asked for four times in each forecast interval.
-const OFTEN: [&str; 4] = [
-    "repart.sample_interval = 300ms",
-    "repart.forecast_interval = 2s",
-    "repart.sample_rate = 1",
-    "repart.node_timeout = 2s",
-];
 
 const KEYS: i64 = 6_000;
 
@@ -29,20 +20,11 @@ fn read_keys(cluster: &Cluster, first: i64, number: i64) {
     }
 }
 
-/// What samples of a shard come to since a time.
-fn total(session: &mut Session, shard: &str, what: &str, since: &str) -> i64 {
-    session.number(&format!(
-        "SELECT coalesce(round(sum({what} * seconds)), 0)::int8 FROM repart.samples
-          WHERE shard = '{shard}'::regclass AND at > '{since}'"
-    ))
-}
-
 #[test]
 fn what_a_replica_of_this_server_serves_counts_for_its_shards() {
     let fleet = Fleet::start(&OFTEN);
     let mut session = fleet.session();
-    session.create_sharded_table("orders", &[3_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.create_movable_table("orders", &[3_000], KEYS);
     let replica = fleet.coordinator.standby(&OFTEN);
     fleet.create_server("replica", &replica.server_options("postgres"));
     for (call, parts) in [
@@ -91,13 +73,13 @@ fn what_a_replica_of_this_server_serves_counts_for_its_shards() {
         wait_for_new_samples(&mut session, "replica");
         wait_for_new_samples(&mut session, "local");
     }
-    let since = session.texts("SELECT clock_timestamp()::text")[0].clone();
+    let since = session.now();
     read_keys(&replica, 0, 240);
     read_keys(&fleet.coordinator, 0, 60);
     read_keys(&replica, 3_000, 120);
     for (shard, expected) in [("orders1", 300), ("orders2", 120)] {
         wait_until("all statements to be sampled", LONG, || {
-            total(&mut session, shard, "statements_read", &since) >= expected
+            session.sampled(shard, "statements_read", &since) >= expected
         });
     }
     // Once, and not again.
@@ -105,10 +87,10 @@ fn what_a_replica_of_this_server_serves_counts_for_its_shards() {
     wait_for_new_samples(&mut session, "local");
     for (shard, expected) in [("orders1", 300), ("orders2", 120)] {
         for what in ["statements_read", "reads"] {
-            let found = total(&mut session, shard, what, &since);
+            let found = session.sampled(shard, what, &since);
             assert_eq!(found, expected, "{what} of {shard}");
         }
-        assert_eq!(total(&mut session, shard, "writes", &since), 0, "{shard}");
+        assert_eq!(session.sampled(shard, "writes", &since), 0, "{shard}");
         assert!(
             session.number(&format!(
                 "SELECT count(*) FROM repart.samples WHERE shard = '{shard}'::regclass AND at > '{since}'
@@ -157,10 +139,10 @@ fn what_a_replica_of_this_server_serves_counts_for_its_shards() {
     wait_until("the replica to be unreachable", LONG, || {
         !is_reachable(&mut session, "replica")
     });
-    let since = session.texts("SELECT clock_timestamp()::text")[0].clone();
+    let since = session.now();
     read_keys(&fleet.coordinator, 0, 60);
     wait_until("statements here to be sampled", LONG, || {
-        total(&mut session, "orders1", "statements_read", &since) >= 60
+        session.sampled("orders1", "statements_read", &since) >= 60
     });
     session.run("SELECT repart_remove_node('replica')");
     assert_eq!(

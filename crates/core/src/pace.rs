@@ -1,8 +1,9 @@
-//! How much of its time a migration works while others want the server's processors or its disks, or another node of the
-//! migration has no headroom.
+//! How much of its time a migration works while others want the processors or the disks of a server that it uses.
 //!
 //! While enough of all that is left, it works all the time. Otherwise it rests between its pieces of work, more and more,
 //! until it takes no more than [`LEAST_SHARE`] of them; when there is room again it works more and more.
+//!
+//! Each server is looked at for itself, and whoever has least room says how long to rest.
 
 /// The share of all processors that a migration takes at least, as long as it needs them: one that never ends helps
 /// nobody.
@@ -15,13 +16,67 @@ const COMPETING: f64 = 0.05;
 /// Somebody who waits for I/O for a larger part of the time than the migration itself can is another.
 const OTHERS_STALLED: f64 = 0.1;
 
-/// Observations during which stalls are not looked at once the migration was found to be what causes them.
-const IGNORED: u32 = 150;
+/// Seconds in which stalls are not looked at once the migration was found to be what causes them.
+const IGNORED: f64 = 30.0;
 
-/// What the processors did lately, as shares of their time.
+/// The kernel counts in hundredths of a second, and processors that sleep now and then a little late: by so many seconds,
+/// for each of them, two looks at the same moment may differ.
+const SLACK: f64 = 0.05;
+
+/// What the counters of a machine are at a moment: they only grow, so that whoever looks twice knows what happened.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Counters {
+    /// When, in seconds of any clock that goes steadily.
+    pub at: f64,
+    /// Seconds that all its processors together have existed.
+    pub all: f64,
+    /// Those in which they worked.
+    pub busy: f64,
+    /// Those in which they worked for the migration.
+    pub own: f64,
+    /// Number of processors.
+    pub processors: f64,
+    /// Seconds in which somebody waited for I/O; `None` where the system does not tell.
+    pub stalled: Option<f64>,
+}
+
+impl Counters {
+    /// What the machine did since; the migration worked for so many seconds of that time. `None` where that cannot be
+    /// said: no time has passed, or a counter began anew, as those of a machine that was restarted and of a session that
+    /// has taken the place of another.
+    pub fn since(&self, before: &Self, worked: f64) -> Option<Usage> {
+        let seconds = self.at - before.at;
+        let all = self.all - before.all;
+        let (busy, own) = (self.busy - before.busy, self.own - before.own);
+        if !(seconds > 0.0 && all > 0.0 && busy >= 0.0 && own >= 0.0) {
+            return None;
+        }
+        let stalled = self.stalled.zip(before.stalled);
+        Some(Usage {
+            all: busy / all,
+            own: own / all,
+            processors: self.processors,
+            stalled: stalled.map(|(now, before)| ((now - before) / seconds).clamp(0.0, 1.0)),
+            seconds,
+            worked: (worked / seconds).clamp(0.0, 1.0),
+            is_short: false,
+        })
+    }
+
+    /// Whether these are the counters of the machine that was looked at before and after them. (Those of two machines are
+    /// never the same: they count since each was started.)
+    pub fn is_between(&self, before: &Self, after: &Self) -> bool {
+        let slack = SLACK * self.processors;
+        let within =
+            |before: f64, value: f64, after: f64| (before - slack..=after + slack).contains(&value);
+        within(before.all, self.all, after.all) && within(before.busy, self.busy, after.busy)
+    }
+}
+
+/// What a machine did lately, as shares of the time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Usage {
-    /// All work, that of the migration included.
+    /// All work of its processors, that of the migration included.
     pub all: f64,
     /// That of the migration.
     pub own: f64,
@@ -29,8 +84,12 @@ pub struct Usage {
     pub processors: f64,
     /// The share of the time in which somebody waited for I/O; `None` where the system does not tell.
     pub stalled: Option<f64>,
-    /// Whether another node of the migration has no headroom.
-    pub elsewhere: bool,
+    /// How long that was, s.
+    pub seconds: f64,
+    /// For which share of it the migration worked.
+    pub worked: f64,
+    /// Whether it has no headroom for another reason: its memory, or all that is known of it is a sample that says so.
+    pub is_short: bool,
 }
 
 /// The part of its time that a migration works.
@@ -55,21 +114,21 @@ impl Default for Duty {
 struct Stalls {
     /// It rests since there were stalls.
     resting: bool,
-    /// It was the cause: so many observations are not looked at.
-    ignored: u32,
+    /// It was the cause: for so many seconds nobody looks at them.
+    ignored: f64,
 }
 
 impl Stalls {
-    /// Whether others want the disks. `worked` is the share of the time that the migration worked.
-    fn compete(&mut self, stalled: f64, worked: f64, headroom: f64) -> bool {
-        if self.ignored > 0 {
-            self.ignored -= 1;
+    /// Whether others want the disks.
+    fn compete(&mut self, stalled: f64, usage: &Usage, headroom: f64) -> bool {
+        if self.ignored > 0.0 {
+            self.ignored -= usage.seconds;
             return false;
         }
         let is_short = stalled > headroom;
         if self.resting && !is_short {
             self.resting = false;
-            if stalled - worked < OTHERS_STALLED {
+            if stalled - usage.worked < OTHERS_STALLED {
                 self.ignored = IGNORED;
             }
         }
@@ -82,17 +141,18 @@ impl Duty {
     /// Takes note of what was measured, where `headroom` is the share of the processors that may be in use; 1 means that
     /// nobody is given way to.
     pub fn observe(&mut self, usage: Usage, headroom: f64) {
-        if !(usage.all.is_finite() && usage.own.is_finite() && usage.processors >= 1.0) {
+        let measured = [usage.all, usage.own, usage.seconds, usage.worked];
+        if !(measured.iter().all(|value| value.is_finite()) && usage.processors >= 1.0) {
             return;
         }
         let competes = usage.all - usage.own >= COMPETING;
         // Counters that waver can make more than all of it.
         let is_short = usage.all > headroom && competes;
         let stalls = match usage.stalled {
-            Some(stalled) => self.stalls.compete(stalled, self.share, headroom),
+            Some(stalled) => self.stalls.compete(stalled, &usage, headroom),
             None => false,
         };
-        let gives_way = headroom < 1.0 && (is_short || stalls || usage.elsewhere);
+        let gives_way = headroom < 1.0 && (is_short || stalls || usage.is_short);
         // Down at once, up step by step: clients wait now.
         let change = if gives_way { 0.25 } else { 1.5 };
         let least = (LEAST_SHARE * usage.processors).min(1.0);
@@ -114,6 +174,9 @@ impl Duty {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Seconds between two looks.
+    const LOOK: f64 = 0.2;
 
     fn after(all: f64, own: f64, processors: f64, times: usize) -> Duty {
         let mut duty = Duty::default();
@@ -187,6 +250,8 @@ mod tests {
             let usage = Usage {
                 processors: 2.0,
                 stalled: Some(stalled),
+                seconds: LOOK,
+                worked: duty.share,
                 ..Usage::default()
             };
             duty.observe(usage, 0.8);
@@ -204,29 +269,166 @@ mod tests {
     fn finds_out_that_nobody_but_itself_waits_for_a_disk() {
         let duty = stalled(0.0, 1.0, 40);
         assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
-        let rested = (1..IGNORED as usize)
+        let looks = (IGNORED / LOOK) as usize;
+        let rested = (1..looks)
             .filter(|times| stalled(0.0, 1.0, *times).rest(1.0) > 0.0)
             .count();
-        assert!(rested <= 5, "rests {rested} of {IGNORED} times");
+        assert!(rested <= 5, "rests {rested} of {looks} times");
     }
 
     #[test]
-    fn gives_way_to_another_node_without_headroom() {
+    fn gives_way_to_a_server_of_which_no_more_is_known_than_that_it_has_no_headroom() {
         let mut duty = Duty::default();
         let mut usage = Usage {
             processors: 2.0,
-            elsewhere: true,
+            is_short: true,
             ..Usage::default()
         };
         for _ in 0..4 {
             duty.observe(usage, 0.8);
         }
         assert!((duty.rest(1.0) - 4.0).abs() < 1e-9, "{duty:?}");
-        usage.elsewhere = false;
+        usage.is_short = false;
         for _ in 0..5 {
             duty.observe(usage, 0.8);
         }
         assert!(duty.rest(1.0).abs() < 1e-9, "{duty:?}");
+    }
+
+    /// A machine with two processors, and a migration that keeps one of them busy while it works.
+    struct Machine {
+        counters: Counters,
+        duty: Duty,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            let counters = Counters {
+                at: 50.0,
+                all: 7_000.0,
+                busy: 3_000.0,
+                own: 40.0,
+                processors: 2.0,
+                stalled: None,
+            };
+            Self {
+                counters,
+                duty: Duty::default(),
+            }
+        }
+
+        /// A second goes by in which others want so many processors.
+        fn second(&mut self, others: f64) {
+            let before = self.counters;
+            let own = self.duty.share;
+            self.counters = Counters {
+                at: before.at + 1.0,
+                all: before.all + 2.0,
+                busy: before.busy + (others + own).min(2.0),
+                own: before.own + own,
+                ..before
+            };
+            let usage = self
+                .counters
+                .since(&before, own)
+                .expect("counters that grow");
+            self.duty.observe(usage, 0.8);
+        }
+    }
+
+    #[test]
+    fn follows_load_that_comes_and_goes_by_its_own_counters() {
+        let mut machine = Machine::new();
+        for _ in 0..60 {
+            machine.second(0.3);
+        }
+        assert!(!machine.duty.is_shared(), "{:?}", machine.duty);
+        // One second of load is enough.
+        machine.second(1.9);
+        assert!(machine.duty.rest(1.0) >= 3.0, "{:?}", machine.duty);
+        for _ in 0..60 {
+            machine.second(1.9);
+        }
+        assert!((machine.duty.rest(1.0) - 4.0).abs() < 1e-9);
+        // However long it lasted, a few seconds without it are enough.
+        for _ in 0..4 {
+            machine.second(0.0);
+        }
+        assert!(!machine.duty.is_shared(), "{:?}", machine.duty);
+    }
+
+    #[test]
+    fn counters_that_began_anew_say_nothing() {
+        let before = Counters {
+            at: 1.0,
+            all: 100.0,
+            busy: 50.0,
+            own: 5.0,
+            processors: 2.0,
+            stalled: Some(3.0),
+        };
+        let now = Counters {
+            at: 2.0,
+            all: 102.0,
+            busy: 51.0,
+            own: 5.5,
+            stalled: Some(3.5),
+            ..before
+        };
+        let usage = now.since(&before, 0.25).expect("counters that grew");
+        let shares = [
+            usage.all,
+            usage.own,
+            usage.stalled.unwrap_or(9.0),
+            usage.worked,
+        ];
+        for (share, expected) in shares.into_iter().zip([0.5, 0.25, 0.5, 0.25]) {
+            assert!((share - expected).abs() < 1e-9, "{usage:?}");
+        }
+        for anew in [
+            Counters { at: 1.0, ..now },
+            Counters { all: 1.0, ..now },
+            Counters { busy: 1.0, ..now },
+            Counters { own: 0.0, ..now },
+            Counters {
+                busy: f64::NAN,
+                ..now
+            },
+        ] {
+            assert_eq!(anew.since(&before, 0.25), None, "{anew:?}");
+        }
+        let stalled = Counters {
+            stalled: None,
+            ..now
+        };
+        assert_eq!(
+            stalled.since(&before, 0.25).and_then(|usage| usage.stalled),
+            None
+        );
+    }
+
+    #[test]
+    fn a_machine_is_known_by_its_counters() {
+        let before = Machine::new().counters;
+        let after = Counters {
+            all: before.all + 0.02,
+            busy: before.busy + 0.01,
+            ..before
+        };
+        assert!(before.is_between(&before, &after));
+        assert!(after.is_between(&before, &after));
+        // It went on for a minute; it is another.
+        let later = Counters {
+            all: before.all + 120.0,
+            busy: before.busy + 20.0,
+            ..before
+        };
+        let other = Counters {
+            busy: before.busy - 1.0,
+            ..before
+        };
+        assert!(!later.is_between(&before, &after));
+        assert!(!other.is_between(&before, &after));
     }
 
     proptest! {
@@ -237,7 +439,10 @@ mod tests {
         ) {
             let mut duty = Duty::default();
             for _ in 0..20 {
-                duty.observe(Usage { all, own, processors, stalled: Some(all), elsewhere: own > 0.5 }, headroom);
+                let usage = Usage {
+                    all, own, processors, stalled: Some(all), seconds: worked, worked: own, is_short: own > 0.5,
+                };
+                duty.observe(usage, headroom);
             }
             let rest = duty.rest(worked);
             prop_assert!(rest >= 0.0 && rest <= worked.max(0.0) / LEAST_SHARE, "{rest}");

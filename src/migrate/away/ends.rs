@@ -10,7 +10,7 @@ use crate::migrate::away::pipe::{format, pipe};
 use crate::migrate::job::Job;
 use crate::migrate::names;
 use crate::migrate::routing::Handover;
-use crate::nodes::servers;
+use crate::nodes::usage::Usage;
 use crate::pg::rows::Format;
 use crate::pg::writeback::Length;
 use crate::pg::{guc, relation, role, spi};
@@ -117,8 +117,6 @@ pub struct Ends {
     pub log: String,
     /// On a node, what notes how far the copy is.
     pub progress: String,
-    /// The function of a target's node that has the disk keep up with the copy, where there is one.
-    write_back: Option<String>,
     /// In what form rows go from one end to the other.
     pub format: Format,
     /// What tells objects of this migration from those of others, and of other coordinators.
@@ -175,7 +173,6 @@ impl Ends {
         let mut ends = Self {
             timelines: String::new(),
             handover: None,
-            write_back: None,
             source: match &source.remote {
                 Some(remote) => there(&remote.node, Role::Source)?,
                 None => End::Here(job.owner),
@@ -193,11 +190,6 @@ impl Ends {
             tag,
         };
         ends.timelines = ends.require_same_servers(job)?;
-        if let End::There(link) = &mut ends.target {
-            let question = servers::function("repart_write_back")
-                + " AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')";
-            ends.write_back = link.value(&question)?;
-        }
         Ok(ends)
     }
 
@@ -283,24 +275,39 @@ impl Ends {
     /// Has the disk keep up with what was copied: see [`crate::pg::writeback`]. Inside the copy's transaction. On a node
     /// without repart, the kernel writes it all at once, half a minute later.
     pub fn write_back(&mut self, targets: &[usize]) -> Result<()> {
-        let tables = || targets.iter().filter_map(|n| self.target_tables.get(*n));
-        match (&mut self.target, &self.write_back) {
-            (End::Here(_), _) => {
-                let tables: Vec<_> = tables()
+        let names: Vec<&String> = targets
+            .iter()
+            .filter_map(|n| self.target_tables.get(*n))
+            .collect();
+        match &mut self.target {
+            End::Here(_) => {
+                let tables: Vec<_> = names
+                    .into_iter()
                     .map(|name| relation::find(name))
                     .collect::<Result<_>>()?;
                 Length::none_of(&tables).write_back_growth();
                 Ok(())
             }
-            (End::There(link), Some(function)) => {
-                let calls: Vec<String> = tables()
-                    .map(|name| format!("{function}({}::regclass)", spi::quote_literal(name)))
-                    .collect();
-                link.ask(&format!("SELECT {}", calls.join(", ")))
-                    .map(|_| ())
-            }
-            (End::There(_), None) => Ok(()),
+            End::There(link) => link.write_back(&names),
         }
+    }
+
+    /// What the machine of a node does, and how many seconds of a processor the sessions there have used; `None` where
+    /// repart there does not tell, or nobody is connected. Outside of transactions.
+    pub fn usage_of(&mut self, node: &str) -> Result<Option<(Usage, f64)>> {
+        let mut found: Option<(Usage, f64)> = None;
+        for end in [&mut self.source, &mut self.target] {
+            let End::There(link) = end else { continue };
+            if link.node != node {
+                continue;
+            }
+            let Some((usage, own)) = link.usage()? else {
+                return Ok(None);
+            };
+            let before = found.map_or(0.0, |(_, before)| before);
+            found = Some((usage, before + own));
+        }
+        Ok(found)
     }
 
     /// Begins a transaction at each end; at the source, all statements of it see the same. Rows that do not leave their

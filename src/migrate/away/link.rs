@@ -12,7 +12,8 @@ use crate::catalog::node_objects::Role;
 use crate::catalog::{nodes, two_phase};
 use crate::error::{Error, Result};
 use crate::migrate::away::ends::End;
-use crate::nodes::connect;
+use crate::nodes::usage::Usage;
+use crate::nodes::{connect, facts};
 use crate::pg::background;
 use crate::pg::libpq::{self, Answer, Connection, Conninfo, Patience};
 use crate::pg::{rows::Format, spi};
@@ -33,6 +34,19 @@ pub struct Link {
     silence: Duration,
     deadline: Option<Instant>,
     keys: Keys,
+    functions: Functions,
+}
+
+/// The functions of repart on the node by which it helps a mover, as SQL writes them there, as far as they are there and
+/// may be called.
+#[derive(Default)]
+struct Functions {
+    /// Has the disk keep up with what is written to a table.
+    write_back: Option<String>,
+    /// Tells what the machine does.
+    node_usage: Option<String>,
+    /// Tells how long a session has worked.
+    session_usage: Option<String>,
 }
 
 /// Whether a session has the table for keys.
@@ -61,6 +75,7 @@ impl Link {
     pub fn open(node: &str, migration: i64, role: Role) -> Result<Self> {
         let mut link = Self::visit(node)?;
         link.take_over(&lock_key(migration, role)?)?;
+        link.find_functions()?;
         link.deadline = None;
         Ok(link)
     }
@@ -81,6 +96,7 @@ impl Link {
             silence,
             deadline: Some(Instant::now() + silence),
             keys: Keys::Missing,
+            functions: Functions::default(),
         };
         link.ask(SESSION)?;
         Ok(link)
@@ -105,6 +121,66 @@ impl Link {
             background::wait(LOOK);
         }
         Ok(())
+    }
+
+    fn find_functions(&mut self) -> Result<()> {
+        let names = [
+            "repart_write_back",
+            "repart_node_usage",
+            "repart_session_usage",
+        ];
+        let found = self.ask(&facts::functions(names))?;
+        self.functions = Functions {
+            write_back: found.get(0, 0),
+            node_usage: found.get(0, 1),
+            session_usage: found.get(0, 2),
+        };
+        Ok(())
+    }
+
+    /// Has the disk there keep up with what was copied to tables; nothing where repart there cannot.
+    pub fn write_back(&mut self, tables: &[&String]) -> Result<()> {
+        let Some(function) = &self.functions.write_back else {
+            return Ok(());
+        };
+        let call = |table: &&String| format!("{function}({}::regclass)", spi::quote_literal(table));
+        let calls: Vec<String> = tables.iter().map(call).collect();
+        self.ask(&format!("SELECT {}", calls.join(", ")))
+            .map(|_| ())
+    }
+
+    /// What the machine there does, and how many seconds of a processor this session has used; `None` where repart there
+    /// does not tell. Outside of a transaction there.
+    ///
+    /// What the node does not like about the question is logged, and it is not asked again: a migration does not fail for
+    /// that.
+    pub fn usage(&mut self) -> Result<Option<(Usage, f64)>> {
+        let functions = &self.functions;
+        let (Some(machine), Some(session)) = (&functions.node_usage, &functions.session_usage)
+        else {
+            return Ok(None);
+        };
+        let question =
+            format!("SELECT pg_catalog.to_jsonb(u), {session}() FROM {machine}() u LIMIT 1");
+        let answer = self.ask(&question).and_then(|answer| {
+            let usage: String = answer.require(0, 0)?;
+            Ok((serde_json::from_str(&usage)?, answer.get(0, 1)))
+        });
+        match answer {
+            Ok((usage, own)) => Ok(own.map(|own| (usage, own))),
+            Err(error)
+                if error.is_cancellation()
+                    || error.is_of_lost_server()
+                    || self.connection.is_broken() =>
+            {
+                Err(error)
+            }
+            Err(error) => {
+                pgrx::log!("repart mover: {error}; how busy it is, its last sample has to say");
+                self.functions.node_usage = None;
+                Ok(None)
+            }
+        }
     }
 
     /// Says statements, which are one transaction unless they say otherwise; returns the last answer.

@@ -34,6 +34,7 @@ use std::collections::btree_map::Entry;
 use crate::error::{Error, Result};
 use crate::migrate::job::Job;
 use crate::migrate::routing::Sessions;
+use crate::nodes::usage::Usage;
 use ends::Ends;
 
 /// The connections of a mover: of each migration that it carries out, both ends; and those to routing copies.
@@ -58,6 +59,15 @@ impl Links {
         self.ends
             .get_mut(&job.id())
             .ok_or_else(|| Error::Internal("a node is not connected to".to_owned()))
+    }
+
+    /// What the machine of a node does, by the sessions of a migration there, and how many seconds of a processor these
+    /// have used; `None` where that is not known. Outside of transactions.
+    pub fn usage_of(&mut self, migration: i64, node: &str) -> Result<Option<(Usage, f64)>> {
+        match self.ends.get_mut(&migration) {
+            Some(ends) => ends.usage_of(node),
+            None => Ok(None),
+        }
     }
 
     /// Closes all connections, and with them what is not committed there.

@@ -143,12 +143,14 @@ impl Drive {
 
     /// What `pg_stat_activity` shows.
     fn report(&self, migration: &Migration) {
+        let gives_way = self.pace.gives_way_on();
         background::report_active(&format!(
-            "{} of table \"{}\": {} ({} rows copied)",
+            "{} of table \"{}\": {} ({} rows copied){}",
             migration.kind.as_str(),
             migration.relation_name,
             migration.state,
-            migration.rows_done
+            migration.rows_done,
+            gives_way.map_or_else(String::new, |place| format!(", gives way on {place}"))
         ));
     }
 
@@ -262,7 +264,8 @@ impl Drive {
         }
         match batch {
             copy::Batch::Copied(pause) => {
-                let rest = self.pace.rest_after(begun.elapsed());
+                let (worked, links) = (begun.elapsed(), &mut self.links);
+                let rest = self.pace.rest_after(worked, links, job.id())?;
                 Ok(Next::Pause(pause.max(rest)))
             }
             copy::Batch::Finished => way::of(&job.migration).finish_copy(self, &job),
@@ -286,7 +289,8 @@ impl Drive {
 
     /// Keeps the log short while a large table is compared, and waits there while the migration is paused.
     fn between_ranges(&mut self, job: &Job, group: &[Migration], worked: Duration) -> Result<()> {
-        background::wait(self.pace.rest_after(worked));
+        let rest = self.pace.rest_after(worked, &mut self.links, job.id())?;
+        background::wait(rest);
         loop {
             self.keep_up(&job.migration, group)?;
             self.apply_log(job)?;

@@ -32,10 +32,10 @@ pub fn add(relation: pg_sys::Oid, node: &str) -> Result<i32> {
         .into_iter()
         .map(|(_, route)| route)
         .collect();
+    let note = preflight::require_note(&mut link)?;
     let servers = require_servers(&copy, &wanted)?;
     rights::require_schema(&mut link, &copy)?;
     rights::require_no_other(&mut link, &copy)?;
-    let note = preflight::require_note(&mut link)?;
     // A table of many partitions takes its time there; the caller can cancel.
     link.wait_until(None);
     begin(&mut link)?;

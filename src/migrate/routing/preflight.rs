@@ -56,12 +56,8 @@ fn check_copy(copy: &RoutingCopy, spec: &Spec) -> Result<()> {
 
 /// Fails unless switches can be noted there; returns the function that notes them.
 pub fn require_note(link: &mut Link) -> Result<String> {
-    let note = link
-        .value(&servers::function(servers::NOTE))?
-        .ok_or_else(|| servers::without_repart(&link.node))?;
-    // Fails where the library is not preloaded.
-    link.ask(&format!("SELECT {note}('{{}}')"))?;
-    Ok(note)
+    let node = link.node.clone();
+    servers::require_note(&node, |sql| link.ask(sql))
 }
 
 /// Fails unless a copy leads to what this table is made of.

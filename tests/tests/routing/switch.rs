@@ -8,54 +8,43 @@ use repart_tests::routing::{
     wait_settled, with_names,
 };
 
-#[test]
-fn a_routing_copy_switches_with_the_table_under_load_through_both() {
+/// Carries these migrations out while clients use both servers; so many shards are on each node after each of them.
+fn do_under_load(calls: &[(&str, (i64, i64))]) {
     let fleet = start();
     let mut session = fleet.session();
     let workload = load(&fleet, false);
-    do_all(
-        &fleet,
-        &mut session,
-        &workload,
-        &[
-            ("repart_split('{2}', '3500', '5000')", (0, 0)),
-            // A few rows leave a shard that is kept in place.
-            ("repart_shift('{2}', '{3}', '3480')", (0, 0)),
-            ("repart_move('{2}', node => 'south')", (0, 1)),
-            ("repart_split('{2}', '2700')", (0, 2)),
-            ("repart_merge('{2}', '{3}')", (0, 1)),
-            ("repart_move('{2}', node => 'local')", (0, 0)),
-            ("repart_merge('{3}', '{4}')", (0, 0)),
-        ],
-    );
+    do_all(&fleet, &mut session, &workload, calls);
     workload.stop().assert_clean();
     assert_same(&fleet, &mut session);
     assert_sound(&mut session, "orders");
 }
 
+#[test]
+fn a_routing_copy_switches_with_the_table_under_load_through_both() {
+    do_under_load(&[
+        ("repart_split('{2}', '3500', '5000')", (0, 0)),
+        // A few rows leave a shard that is kept in place.
+        ("repart_shift('{2}', '{3}', '3480')", (0, 0)),
+        ("repart_move('{2}', node => 'south')", (0, 1)),
+        ("repart_split('{2}', '2700')", (0, 2)),
+        ("repart_merge('{2}', '{3}')", (0, 1)),
+        ("repart_move('{2}', node => 'local')", (0, 0)),
+        ("repart_merge('{3}', '{4}')", (0, 0)),
+    ]);
+}
+
 /// What comes to the copy's own node becomes a partition of it, and what leaves it ceases to be one.
 #[test]
 fn shards_come_to_the_node_of_a_routing_copy_and_leave_it() {
-    let fleet = start();
-    let mut session = fleet.session();
-    let workload = load(&fleet, false);
-    do_all(
-        &fleet,
-        &mut session,
-        &workload,
-        &[
-            ("repart_move('{2}', node => 'north')", (1, 0)),
-            ("repart_split('{2}', '4000')", (2, 0)),
-            ("repart_shift('{2}', '{3}', '3000')", (2, 0)),
-            ("repart_move('{3}', node => 'south')", (1, 1)),
-            ("repart_move('{3}', node => 'north')", (2, 0)),
-            ("repart_merge('{2}', '{3}')", (1, 0)),
-            ("repart_move('{2}', node => 'local')", (0, 0)),
-        ],
-    );
-    workload.stop().assert_clean();
-    assert_same(&fleet, &mut session);
-    assert_sound(&mut session, "orders");
+    do_under_load(&[
+        ("repart_move('{2}', node => 'north')", (1, 0)),
+        ("repart_split('{2}', '4000')", (2, 0)),
+        ("repart_shift('{2}', '{3}', '3000')", (2, 0)),
+        ("repart_move('{3}', node => 'south')", (1, 1)),
+        ("repart_move('{3}', node => 'north')", (2, 0)),
+        ("repart_merge('{2}', '{3}')", (1, 0)),
+        ("repart_move('{2}', node => 'local')", (0, 0)),
+    ]);
 }
 
 /// The copies of colocated tables switch together, in one transaction on each node.

@@ -345,8 +345,7 @@ fn a_copy_goes_with_its_table_and_changes_by_hand_need_it() {
     session.run("SELECT repart_manage('orders', leaf_keys => true); SELECT repart_add_routing_copy('orders', 'north')");
     wait_settled(&mut session);
     session.run("DROP TABLE orders");
-    session.create_sharded_table("orders", &[2_000], KEYS);
-    session.run("SELECT repart_manage('orders', leaf_keys => true)");
+    session.create_movable_table("orders", &[2_000], KEYS);
     // Either the old one is gone by now, or it becomes the new one's.
     let add = "SELECT repart_add_routing_copy('orders', 'north')";
     let begun = std::time::Instant::now();
