@@ -38,18 +38,13 @@ pub fn check(node: &Node) -> Result<Checked> {
     require_another(node, &there, &here)?;
     require_alike(node, &there, &here)?;
     require_clock(node, &there, before, after)?;
-    let mut losses = Vec::new();
     match &node.replica_of {
         Some(primary) => require_replica(node, &there, primary, &here)?,
-        None => {
-            require_primary(node, &there, &here)?;
-            losses.extend(loopback_loss(&here)?);
-        }
+        None => require_primary(node, &there, &here)?,
     }
-    losses.extend(losses_of(&there, &here));
     Ok(Checked {
         facts: json,
-        losses,
+        losses: losses_of(&there, &here),
     })
 }
 
@@ -228,30 +223,7 @@ fn require_replica(node: &Node, there: &Facts, primary: &str, here: &Facts) -> R
     })
 }
 
-/// What is lost where this server cannot connect to itself.
-fn loopback_loss(here: &Facts) -> Result<Option<String>> {
-    let conninfo = connect::local()?;
-    let label = "this server itself (repart.local_conninfo)";
-    let mut connection = connect::begin(label, &conninfo, settings::node_timeout())?;
-    connection.say(&facts::question())?;
-    let cause = match connect::ask(&mut connection) {
-        Ok(answer) => {
-            let json = answer.get::<String>(0, 0);
-            match json.map(|json| Facts::read(&json)).transpose()? {
-                Some(found) if found.is_same_server(here) => return Ok(None),
-                _ => "it leads to another server".to_owned(),
-            }
-        }
-        Err(error) => error
-            .detail()
-            .map_or_else(|| error.to_string(), str::to_owned),
-    };
-    Ok(Some(format!(
-        "this server cannot connect to itself, so that rows go to and from nodes through postgres_fdw, several times slower: {cause}"
-    )))
-}
-
-/// What else is lost.
+/// What is lost.
 fn losses_of(there: &Facts, here: &Facts) -> Vec<String> {
     let mut losses = Vec::new();
     match (&there.repart, &there.usage) {

@@ -71,32 +71,6 @@ fn complete(options: Vec<(String, String)>) -> Conninfo {
         .or("fallback_application_name", "repart")
 }
 
-/// The connection of this server to itself, which copies to and from nodes.
-pub fn local() -> Result<Conninfo> {
-    let given = settings::local_conninfo();
-    let options = libpq::parse(&given).map_err(|_| Error::InvalidParameter {
-        // libpq's complaint could quote a password.
-        what: "repart.local_conninfo is not a connection string".to_owned(),
-        hint: "Write it as \"host=/var/run/postgresql user=postgres\".".to_owned(),
-    })?;
-    let setting = |name: &str| {
-        spi::value::<String>("SELECT pg_catalog.current_setting($1)", &[name.into()])
-            .map(Option::unwrap_or_default)
-    };
-    let sockets = setting("unix_socket_directories")?;
-    let directory = sockets.split(',').next().unwrap_or_default().trim();
-    let host = if directory.is_empty() {
-        "localhost"
-    } else {
-        directory.trim_matches('"')
-    };
-    let database = spi::value::<String>("SELECT pg_catalog.current_database()::text", &[])?;
-    Ok(complete(options)
-        .or("host", host)
-        .or("port", &setting("port")?)
-        .or("dbname", &database.unwrap_or_default()))
-}
-
 /// A connection that is being made, with the settings of its session to be sent first.
 ///
 /// A pooler in between must be one of sessions, not of transactions.

@@ -114,9 +114,6 @@ static SAMPLE_RATE: GucSetting<i32> = GucSetting::<i32>::new(16);
 /// dead one is known as such before the next sample is due.
 static NODE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 
-/// Empty: over the first socket directory of this server, which Debian's peer authentication admits.
-static LOCAL_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
-
 /// For tests of crash recovery: the mover waits at the named point of a migration.
 static HOLD_AT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -272,11 +269,6 @@ pub fn sample_rate() -> u32 {
 /// `repart.node_timeout`.
 pub fn node_timeout() -> Duration {
     millis(&NODE_TIMEOUT)
-}
-
-/// `repart.local_conninfo`; empty means over the unix socket.
-pub fn local_conninfo() -> String {
-    text(&LOCAL_CONNINFO)
 }
 
 /// `repart.hold_at`, for tests of crash recovery; empty means nowhere.

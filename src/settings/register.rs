@@ -275,14 +275,6 @@ fn register_nodes() {
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
-    GucRegistry::define_string_guc(
-        c"repart.local_conninfo",
-        c"How repart connects to its own server, for copying to and from nodes; empty: over the unix socket.",
-        c"",
-        &LOCAL_CONNINFO,
-        GucContext::Sighup,
-        GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
-    );
 }
 
 fn int_ms(

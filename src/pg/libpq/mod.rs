@@ -82,35 +82,6 @@ pub fn database_encoding() -> String {
     unsafe { text(pg_sys::GetDatabaseEncodingName()) }
 }
 
-/// The options in a connection string, or a complaint about it, which may quote it.
-pub fn parse(conninfo: &str) -> std::result::Result<Vec<(String, String)>, String> {
-    let conninfo = CString::new(conninfo).map_err(|_| "it contains NUL".to_owned())?;
-    let mut found = Vec::new();
-    // SAFETY: a valid string and a place for a message; both results are freed once they are copied.
-    unsafe {
-        let mut message = ptr::null_mut();
-        let options = pq_sys::PQconninfoParse(conninfo.as_ptr(), &raw mut message);
-        if options.is_null() {
-            let complaint = if message.is_null() {
-                "out of memory".to_owned()
-            } else {
-                text(message).trim().to_owned()
-            };
-            pq_sys::PQfreemem(message.cast());
-            return Err(complaint);
-        }
-        let mut option = options;
-        while !(*option).keyword.is_null() {
-            if !(*option).val.is_null() {
-                found.push((text((*option).keyword), text((*option).val)));
-            }
-            option = option.add(1);
-        }
-        pq_sys::PQconninfoFree(options);
-    }
-    Ok(found)
-}
-
 /// A C string of libpq or PostgreSQL as ours.
 ///
 /// # Safety
