@@ -95,16 +95,20 @@ impl Calibration {
         let tested = &errors.tested;
         let needed = |last: usize| {
             let mut factors: Vec<(f64, f64)> = Vec::new();
+            let mut origins = Vec::new();
             for (index, origin) in tested.at.iter().enumerate() {
                 let width = |step: usize, point: f64| self.offset(step, *origin, point, spread).q90;
                 if let Some(factor) = tested.factor_for_peak(index, last, width) {
                     factors.push((factor, tested.weights.get(index).copied().unwrap_or(1.0)));
+                    origins.push(*origin);
                 }
             }
-            let origins = effective(factors.iter().map(|(_, weight)| *weight));
+            let windows = windows(&origins, last + 1)
+                * effective(factors.iter().map(|(_, weight)| *weight))
+                / factors.len().max(1) as f64;
             (factors.len() >= FEW / 4).then(|| {
                 factors.sort_by(|a, b| a.0.total_cmp(&b.0));
-                let factor = ranked(&factors, PEAK_LEVEL, origins);
+                let factor = ranked(&factors, PEAK_LEVEL, windows);
                 (
                     last,
                     factor
@@ -181,6 +185,18 @@ pub fn effective(weights: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
+/// How many windows of so many steps, one beside the other, those that begin at these origins (ascending) are worth. Where
+/// they overlap, the highest value is often the same, though not always: the geometric mean of their number and of how many
+/// have room beside each other.
+fn windows(origins: &[usize], steps: usize) -> f64 {
+    let (Some(first), Some(last)) = (origins.first(), origins.last()) else {
+        return 0.0;
+    };
+    let beside = (last - first + steps) as f64 / steps.max(1) as f64;
+    let count = origins.len() as f64;
+    (beside.min(count) * count).sqrt()
+}
+
 /// The value at the rank of a quantile among ascending weighted values, the next value counted as one of
 /// `origins` + 1; `None` if the rank is beyond the largest.
 fn ranked(ascending: &[(f64, f64)], level: f64, origins: f64) -> Option<f64> {
@@ -233,6 +249,15 @@ mod tests {
         let mut errors = evenly((1..=99).rev().map(f64::from));
         let offset = conformal(&mut errors, 99.0);
         assert_eq!((offset.q90, offset.q99), (90.0, 99.0));
+    }
+
+    #[test]
+    fn windows_that_overlap_are_worth_less_than_one_each() {
+        let of = |origins: &[usize], steps| windows(origins, steps);
+        // Four windows in the room of two.
+        assert!((of(&[100, 110, 120, 130], 30) - 8.0_f64.sqrt()).abs() < 1e-9);
+        assert!((of(&[100, 200, 300], 10) - 3.0).abs() < 1e-9);
+        assert!(of(&[], 10).abs() < 1e-9);
     }
 
     #[test]
